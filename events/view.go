@@ -1,0 +1,98 @@
+package events
+
+import "encoding/json"
+
+// HostView is a host as readers see it.
+type HostView struct {
+	Host       string            `json:"host"`
+	Status     Status            `json:"status"`
+	Phase      Phase             `json:"phase"`
+	Reported   *Status           `json:"reported,omitempty"` // where an override hides it
+	Message    string            `json:"message"`
+	Number     uint64            `json:"number"`
+	Since      Time              `json:"since,omitzero"`
+	Observed   Time              `json:"observed,omitzero"`     // of its oldest live check
+	AgeSeconds *float64          `json:"age_seconds,omitempty"` // since Observed
+	Address    string            `json:"address,omitempty"`
+	Labels     map[string]string `json:"labels,omitempty"`
+	Override   *Override         `json:"override,omitempty"`
+	Checks     Counts            `json:"checks"`
+}
+
+// CheckView is a check as readers see it.
+type CheckView struct {
+	Host           string            `json:"host"`
+	Check          string            `json:"check"`
+	Status         Status            `json:"status"`
+	Phase          Phase             `json:"phase"`
+	Reported       *Status           `json:"reported,omitempty"` // where an override hides it
+	Message        string            `json:"message"`
+	Number         uint64            `json:"number"`
+	Since          Time              `json:"since,omitzero"`
+	Observed       Time              `json:"observed,omitzero"`
+	AgeSeconds     *float64          `json:"age_seconds,omitempty"`  // since Observed
+	NextSeconds    *float64          `json:"next_seconds,omitempty"` // until the next result is expected
+	LatencySeconds float64           `json:"latency_seconds,omitempty"`
+	Labels         map[string]string `json:"labels,omitempty"`
+	Origin         string            `json:"origin,omitempty"`
+	Override       *Override         `json:"override,omitempty"`
+	Document       json.RawMessage   `json:"document,omitempty"`
+	Registration   *Registration     `json:"registration,omitempty"`
+}
+
+// StatusQuery is the request on [StatusRequest]: a host, a check of it, or with
+// Host empty all hosts.
+type StatusQuery struct {
+	Host  string `json:"host,omitempty"`
+	Check string `json:"check,omitempty"`
+	All   bool   `json:"all,omitempty"`
+}
+
+// StatusAnswer is the answer to a [StatusQuery].
+type StatusAnswer struct {
+	Local  string      `json:"local,omitempty"` // the host of the gateway that answered
+	Hosts  []HostView  `json:"hosts,omitempty"`
+	Checks []CheckView `json:"checks,omitempty"` // of a host, where one was asked for
+}
+
+// Heartbeat is what every process tells of itself: the data of [TypeHeartbeat].
+type Heartbeat struct {
+	Role    string   `json:"role"` // poller, aggregator or gateway
+	Name    string   `json:"name"` // unique among running processes
+	Host    string   `json:"host,omitempty"`
+	Pools   []string `json:"pools,omitempty"`
+	Version string   `json:"version,omitempty"`
+	Started Time     `json:"started,omitzero"`
+	Leases  int      `json:"leases"`
+	Stopped bool     `json:"stopped,omitempty"` // a graceful end
+}
+
+// Rejection tells of an event that was refused: the data of [TypeRejected].
+type Rejection struct {
+	Subject string `json:"subject"`         // where it came from
+	Reason  string `json:"reason"`          // what is wrong and what to do
+	Event   string `json:"event,omitempty"` // its first 4 KiB
+	More    uint64 `json:"more,omitempty"`  // others refused on this subject since the last that was told
+}
+
+// Tick is a record of time itself: the data of [TypeTick]. Its bus time counts.
+type Tick struct {
+	Outage *Outage `json:"outage,omitempty"`
+}
+
+// Outage is a time in which the bus stored nothing, so that silence within it
+// proves nothing.
+type Outage struct {
+	From Time `json:"from"`
+	To   Time `json:"to"`
+}
+
+// Checkpoint is how far an aggregator has come in a partition: all effects of
+// results up to Results are in the stream STATE, all transitions of the
+// partition up to Changes too.
+type Checkpoint struct {
+	V       int    `json:"v"`
+	Results uint64 `json:"results"`
+	Changes uint64 `json:"changes"`
+	Time    Time   `json:"time"` // bus time of the result at Results
+}
