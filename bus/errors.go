@@ -1,0 +1,33 @@
+package bus
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Errors that callers branch on.
+var (
+	// ErrRefused is wrapped by every error of a request that was understood and
+	// refused; its text says what to do.
+	ErrRefused = errors.New("refused")
+	// ErrNoService is wrapped where nobody answered a request: no gateway is running.
+	ErrNoService = errors.New("no gateway answers on the bus")
+	// ErrPartitions says that the streams were made with another number of partitions.
+	ErrPartitions = errors.New("streams have another number of partitions")
+)
+
+// GapError says that transitions were lost to the limits of the stream CHANGES
+// before they were read: by age, or because all data was lost.
+type GapError struct {
+	Subject     string // of the check or host; empty where the whole position is too old
+	After       uint64 // the last position that was read
+	From, Until uint64 // the numbers that are missing, or the positions where Subject is empty
+}
+
+// Error tells what is missing.
+func (e *GapError) Error() string {
+	if e.Subject == "" {
+		return fmt.Sprintf("positions %d to %d are no longer kept: read the present state anew", e.From, e.Until)
+	}
+	return fmt.Sprintf("%s: transitions %d to %d are no longer kept", e.Subject, e.From, e.Until)
+}

@@ -1,0 +1,174 @@
+package bus
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/cloudevents/sdk-go/v2/event"
+	"github.com/looprock/megaphone/events"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Msg is what a CloudEvent is read from: a jetstream.Msg, or [Plain].
+type Msg interface {
+	Subject() string
+	Headers() nats.Header
+	Data() []byte
+}
+
+// Plain makes a message of a core subscription a [Msg].
+func Plain(m *nats.Msg) Msg { return plain{m} }
+
+type plain struct{ m *nats.Msg }
+
+func (p plain) Subject() string      { return p.m.Subject }
+func (p plain) Headers() nats.Header { return p.m.Header }
+func (p plain) Data() []byte         { return p.m.Data }
+
+// errBare says that a message is no CloudEvent at all, but may be bare data.
+var errBare = errors.New("no CloudEvent: neither content type nor ce- headers")
+
+// ReadEvent reads a CloudEvent in any content mode of the NATS binding:
+// structured (a content type application/cloudevents+json, or none), or binary
+// (ce- headers, percent-encoded; names in any case). It validates what it reads,
+// and never panics. The error wraps events.ErrEvent.
+func ReadEvent(m Msg) (event.Event, error) {
+	h := headers(m.Headers())
+	switch ct := strings.ToLower(h["content-type"]); {
+	case strings.HasPrefix(ct, "application/cloudevents"):
+		if media, _, _ := strings.Cut(ct, ";"); strings.TrimSpace(media) != events.ContentType {
+			return event.Event{}, fmt.Errorf("%w: content type %q is not read, use %s", events.ErrEvent, ct, events.ContentType)
+		}
+		return events.Decode(m.Data())
+	case h["ce-specversion"] != "":
+		return readBinary(h, m.Data())
+	case ct == "" && bytes.Contains(m.Data(), []byte(`"specversion"`)):
+		return events.Decode(m.Data()) // version 1.0.2 of the binding knew no other mode
+	}
+	return event.Event{}, fmt.Errorf("%w: %w", events.ErrEvent, errBare)
+}
+
+// headers folds names to lower case: they are case-insensitive in the binding.
+func headers(in nats.Header) map[string]string {
+	out := make(map[string]string, len(in))
+	for k, v := range in {
+		if len(v) > 0 {
+			out[strings.ToLower(k)] = v[0]
+		}
+	}
+	return out
+}
+
+func readBinary(h map[string]string, data []byte) (e event.Event, err error) {
+	if len(data) > events.MaxEvent {
+		return e, fmt.Errorf("%w: %d bytes, %d are allowed", events.ErrEvent, len(data), events.MaxEvent)
+	}
+	if v := h["ce-specversion"]; v != event.CloudEventsVersionV1 {
+		return e, fmt.Errorf("%w: specversion %q, only 1.0 is read", events.ErrEvent, events.Cut(v, 32))
+	}
+	e = event.New()
+	e.DataEncoded = data
+	for name, value := range h {
+		name, ok := strings.CutPrefix(name, "ce-")
+		if !ok {
+			continue
+		}
+		value, err := url.PathUnescape(value)
+		if err != nil || !utf8.ValidString(value) {
+			return e, fmt.Errorf("%w: header ce-%s is not percent-encoded UTF-8", events.ErrEvent, name)
+		}
+		if err := setAttribute(&e, name, value); err != nil {
+			return e, err
+		}
+	}
+	if e.DataContentType() == "" {
+		e.SetDataContentType(event.ApplicationJSON)
+	}
+	return e, events.Validate(e)
+}
+
+func setAttribute(e *event.Event, name, value string) error {
+	switch name {
+	case "specversion":
+	case "id":
+		e.SetID(value)
+	case "source":
+		e.SetSource(value)
+	case "type":
+		e.SetType(value)
+	case "subject":
+		e.SetSubject(value)
+	case "datacontenttype":
+		e.SetDataContentType(value)
+	case "dataschema":
+		e.SetDataSchema(value)
+	case "time":
+		t, err := time.Parse(time.RFC3339Nano, value)
+		if err != nil {
+			return fmt.Errorf("%w: time %q is not RFC 3339", events.ErrEvent, events.Cut(value, 64))
+		}
+		e.SetTime(t)
+	default:
+		e.SetExtension(name, value)
+	}
+	return nil
+}
+
+// Incoming is a result as it lies in the stream RESULTS.
+type Incoming struct {
+	Host     string
+	Check    string
+	Polled   bool      // by a worker; else pushed
+	Position uint64    // in RESULTS
+	Stored   time.Time // bus time: it alone decides
+	Observed time.Time // when its sender says that it was observed: shown, never compared
+	ID       string    // of the event
+	Result   events.Result
+}
+
+// ReadResult reads a message of the stream RESULTS: a CloudEvent, or a bare JSON
+// object with a status. Where the error is not nil, the fields that could be read are set.
+func ReadResult(m jetstream.Msg) (Incoming, error) {
+	meta, err := m.Metadata()
+	if err != nil {
+		return Incoming{}, fmt.Errorf("read a stored result: %w", err)
+	}
+	in := Incoming{Position: meta.Sequence.Stream, Stored: meta.Timestamp, Observed: meta.Timestamp}
+	addr, err := events.ParseSubject(m.Subject())
+	in.Host, in.Check, in.Polled = addr.Host, addr.Check, addr.Kind == "polled"
+	if err != nil {
+		return in, err
+	}
+	e, err := ReadEvent(m)
+	switch {
+	case errors.Is(err, errBare):
+		in.ID = fmt.Sprintf("%s.%d", StreamResults, in.Position)
+		return in, bareResult(m.Data(), &in.Result)
+	case err != nil:
+		return in, err
+	case e.Type() != events.TypeResult:
+		return in, fmt.Errorf("%w: its type is %s, here only %s is read", events.ErrResult, e.Type(), events.TypeResult)
+	}
+	in.ID = e.ID()
+	if !e.Time().IsZero() {
+		in.Observed = e.Time()
+	}
+	return in, events.DataAs(e, &in.Result)
+}
+
+func bareResult(data []byte, r *events.Result) error {
+	if len(data) > events.MaxEvent {
+		return fmt.Errorf("%w: %d bytes, %d are allowed", events.ErrResult, len(data), events.MaxEvent)
+	}
+	if err := json.Unmarshal(data, r); err != nil {
+		return fmt.Errorf("%w: neither a CloudEvent nor a JSON object with a status: %w", events.ErrResult, err)
+	}
+	return nil
+}
