@@ -31,12 +31,12 @@ func ParseHost(s string) (string, error) {
 	case strings.HasSuffix(s, "."):
 		return "", fmt.Errorf("%w: host %q must not end in a dot", ErrName, s)
 	}
-	s = strings.ToLower(s)
-	for _, r := range s {
-		if (r < 'a' || r > 'z') && (r < '0' || r > '9') && !strings.ContainsRune("._-:", r) {
+	for _, r := range s { // before folding: some letters beyond ASCII fold into it
+		if (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("._-:", r) {
 			return "", fmt.Errorf("%w: host %q may hold a-z 0-9 . _ - : only, not %q", ErrName, s, r)
 		}
 	}
+	s = strings.ToLower(s)
 	if s == selectToken {
 		return "", fmt.Errorf("%w: host %q is reserved", ErrName, s)
 	}
