@@ -67,16 +67,7 @@ func (c *Conn) Setup(ctx context.Context, o StreamOptions) error {
 }
 
 func (c *Conn) setupStream(ctx context.Context, cfg jetstream.StreamConfig) error {
-	s, err := c.js.Stream(ctx, cfg.Name)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		// Sequences and lease revisions only grow, also across loss of the data.
-		cfg.FirstSeq = uint64(time.Now().UnixMicro())
-		_, err = c.js.CreateStream(ctx, cfg)
-		if !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-			return err
-		}
-		s, err = c.js.Stream(ctx, cfg.Name) // another process was first
-	}
+	s, err := c.findOrCreate(ctx, cfg)
 	if err != nil {
 		return err
 	}
@@ -95,6 +86,37 @@ func (c *Conn) setupStream(ctx context.Context, cfg jetstream.StreamConfig) erro
 	_, err = c.js.UpdateStream(ctx, cfg)
 	return err
 }
+
+// findOrCreate returns the stream. Where several processes create it at once one
+// of them wins; the others may also hear that there is no room for a second one,
+// so a refusal counts only if the stream is still not there a little later.
+func (c *Conn) findOrCreate(ctx context.Context, cfg jetstream.StreamConfig) (jetstream.Stream, error) {
+	var refused error
+	for try := 0; ; try++ {
+		s, err := c.js.Stream(ctx, cfg.Name)
+		if !errors.Is(err, jetstream.ErrStreamNotFound) {
+			return s, err
+		}
+		if refused != nil && try > createTries {
+			return nil, refused
+		}
+		// Sequences and lease revisions only grow, also across loss of the data.
+		cfg.FirstSeq = uint64(time.Now().UnixMicro())
+		if s, refused = c.js.CreateStream(ctx, cfg); refused == nil {
+			return s, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, refused
+		case <-time.After(createPause):
+		}
+	}
+}
+
+const (
+	createTries = 10
+	createPause = 50 * time.Millisecond
+)
 
 func streamConfigs(o StreamOptions) []jetstream.StreamConfig {
 	share := func(percent int64) int64 { return o.MaxBytes / 100 * percent }
