@@ -1,0 +1,164 @@
+package bus_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/looprock/megaphone/bus"
+	"github.com/looprock/megaphone/bus/bustest"
+	"github.com/looprock/megaphone/events"
+	"github.com/matryer/is"
+	"github.com/nats-io/nats.go"
+)
+
+// commit stores the n-th transition of a check, or with an empty check of a
+// host, as an aggregator does.
+func commit(t *testing.T, c *bus.Conn, host, check string, n uint64) uint64 {
+	t.Helper()
+	created, err := c.Created(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	kind := events.TypeCheckChanged
+	if check == "" {
+		kind = events.TypeHostChanged
+	}
+	status := events.Statuses()[n%4]
+	tr := events.Transition{
+		Host: host, Check: check, Number: n, Previous: events.Moment{Phase: events.Pending},
+		Current: events.Moment{Status: &status, Phase: events.Live, Since: events.At(time.Now())}, Cause: events.CauseResult,
+	}
+	b, err := events.Encode(events.Header{
+		Type: kind, Source: events.TransitionSource(created, host, check), ID: tr.ID(), Host: host, Check: check,
+		Time: time.Now(), Sequence: events.Sequence(n),
+	}, tr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := bus.Message(events.CommitSubject(host, check), b)
+	m.Header.Set(events.StateHeader, `{"v":1}`)
+	pos, err := c.Store(t.Context(), m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pos
+}
+
+// take reads n changes or gaps as "host.check#number", and the last position.
+func take(t *testing.T, c *bus.Conn, o bus.WatchOptions, n int) (got []string, last uint64) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for ch, err := range c.Watch(ctx, o) {
+		var gap *bus.GapError
+		switch {
+		case errors.As(err, &gap):
+			got = append(got, fmt.Sprintf("gap %d-%d", gap.From, gap.Until))
+		case err != nil:
+			t.Fatal(err)
+		default:
+			got, last = append(got, ch.Event.ID()), ch.Position
+		}
+		if len(got) == n {
+			return got, last
+		}
+	}
+	t.Fatalf("the watch ended after %v", got)
+	return nil, 0
+}
+
+func TestWatch(t *testing.T) {
+	is := is.New(t)
+	s := bustest.Start(t)
+	role, err := bus.New(bustest.Connect(t, s))
+	is.NoErr(err)
+	is.NoErr(role.Setup(t.Context(), bus.StreamOptions{}))
+	c, err := bus.Connect(t.Context(), s.URL()) // a program without credentials
+	is.NoErr(err)
+	defer c.Close()
+
+	commit(t, role, "web01", "db", 1)
+	first := commit(t, role, "web01", "", 1)
+	commit(t, role, "web02", "db", 1)
+	commit(t, role, "web02", "", 1)
+	commit(t, role, "web01", "db", 2)
+
+	got, _ := take(t, c, bus.WatchOptions{FromStart: true}, 5)
+	is.Equal(got, []string{"web01.db#1", "web01#1", "web02.db#1", "web02#1", "web01.db#2"})
+	got, _ = take(t, c, bus.WatchOptions{FromStart: true, Hosts: true}, 2)
+	is.Equal(got, []string{"web01#1", "web02#1"})
+	got, _ = take(t, c, bus.WatchOptions{FromStart: true, Host: "web01"}, 3)
+	is.Equal(got, []string{"web01.db#1", "web01#1", "web01.db#2"})
+	got, _ = take(t, c, bus.WatchOptions{FromStart: true, Host: "web02", Check: "db"}, 1)
+	is.Equal(got, []string{"web02.db#1"})
+	got, last := take(t, c, bus.WatchOptions{After: first}, 3) // resumes after where it stopped
+	is.Equal(got, []string{"web02.db#1", "web02#1", "web01.db#2"})
+
+	done := make(chan []string)
+	go func() { got, _ := take(t, c, bus.WatchOptions{After: last}, 1); done <- got }()
+	commit(t, role, "web01", "db", 3)
+	is.Equal(<-done, []string{"web01.db#3"}) // live
+}
+
+func TestWatchTellsGaps(t *testing.T) {
+	is := is.New(t)
+	c := open(t)
+	first := commit(t, c, "web01", "db", 1)
+	second := commit(t, c, "web01", "db", 2)
+	commit(t, c, "web01", "db", 4) // never written by an aggregator: what a lost message looks like
+	got, _ := take(t, c, bus.WatchOptions{FromStart: true}, 4)
+	is.Equal(got, []string{"web01.db#1", "web01.db#2", "gap 3-3", "web01.db#4"})
+
+	s, err := c.JetStream().Stream(t.Context(), bus.StreamChanges)
+	is.NoErr(err)
+	is.NoErr(s.Purge(t.Context()))
+	commit(t, c, "web01", "db", 5)
+	got, _ = take(t, c, bus.WatchOptions{After: first}, 2) // older than the oldest kept
+	is.Equal(got, []string{fmt.Sprintf("gap %d-%d", first+1, second+1), "web01.db#5"})
+}
+
+// The bus goes away and comes back on the same store: nothing is missed.
+func TestWatchSurvivesTheServer(t *testing.T) {
+	is := is.New(t)
+	dir := t.TempDir()
+	s := bustest.StartIn(t, dir, "127.0.0.1:0")
+	role, err := bus.New(bustest.Connect(t, s))
+	is.NoErr(err)
+	is.NoErr(role.Setup(t.Context(), bus.StreamOptions{}))
+	c, err := bus.Connect(t.Context(), s.URL(), bus.WithNATS(nats.ReconnectWait(20*time.Millisecond)))
+	is.NoErr(err)
+	defer c.Close()
+
+	numbers := make(chan uint64)
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	go func() {
+		defer close(numbers)
+		for ch, err := range c.Watch(ctx, bus.WatchOptions{FromStart: true}) {
+			if err != nil {
+				return
+			}
+			numbers <- ch.Transition.Number
+			if ch.Transition.Number == 4 {
+				return
+			}
+		}
+	}()
+	commit(t, role, "web01", "db", 1)
+	is.Equal(<-numbers, uint64(1))
+	addr := s.URL()[len("nats://"):]
+	role.Close()
+	s.Close()
+	s = bustest.StartIn(t, dir, addr)
+	role, err = bus.New(bustest.Connect(t, s))
+	is.NoErr(err)
+	for n := range uint64(3) {
+		commit(t, role, "web01", "db", n+2)
+	}
+	for want := uint64(2); want <= 4; want++ {
+		is.Equal(<-numbers, want)
+	}
+}
