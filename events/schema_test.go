@@ -20,7 +20,7 @@ var update = flag.Bool("update", false, "write the schemas that the table of kin
 // schemaOf derives the schema of a kind from its Go type.
 func schemaOf(k events.Kind) *jsonschema.Schema {
 	r := jsonschema.Reflector{
-		Anonymous: true, ExpandedStruct: true, AllowAdditionalProperties: true,
+		Anonymous: true, ExpandedStruct: true, DoNotReference: true, AllowAdditionalProperties: true,
 		Mapper: func(t reflect.Type) *jsonschema.Schema {
 			switch t {
 			case reflect.TypeFor[events.Status]():
