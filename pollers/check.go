@@ -1,0 +1,57 @@
+package pollers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+
+	"github.com/looprock/megaphone/events"
+)
+
+// Check looks once at what t names. It returns soon after ctx ends, and a
+// Finding in any case. It must be safe for concurrent use.
+type Check func(ctx context.Context, t events.Target) Finding
+
+// Finding is what a check found.
+type Finding struct {
+	Reading
+	Err error // why nothing was found out; for the log, the reading says it already
+}
+
+var errNoDocument = errors.New("no status document")
+
+func missing(t events.Target, err error) Finding { return Finding{Missing(t), err} }
+
+// Kinds holds the check of each scheme of an address, in lower case.
+type Kinds map[string]Check
+
+// Check runs the check that the address asks for.
+func (k Kinds) Check(ctx context.Context, t events.Target) Finding {
+	scheme, _, _ := strings.Cut(t.Addr, ":")
+	check := k[strings.ToLower(scheme)]
+	if check == nil {
+		return missing(t, fmt.Errorf("%q has no scheme that can be polled", t.Addr))
+	}
+	return check(ctx, t)
+}
+
+// perTarget is how many polls at once one endpoint has to stand, per worker.
+const perTarget = 16
+
+var defaultPorts = map[string]string{"http": "80", "https": "443"}
+
+// endpoint returns host:port of an address, by which polls at once are limited;
+// the address itself where it has none.
+func endpoint(addr string) string {
+	u, err := url.Parse(addr)
+	if err != nil || u.Host == "" {
+		return addr
+	}
+	port := u.Port()
+	if port == "" {
+		port = defaultPorts[u.Scheme]
+	}
+	return strings.ToLower(u.Hostname()) + ":" + port
+}

@@ -1,0 +1,4 @@
+package pollers
+
+// ErrDenied is for tests.
+var ErrDenied = errDenied
