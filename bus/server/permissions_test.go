@@ -283,6 +283,7 @@ func TestAnonymousMayAskTheServices(t *testing.T) {
 	is := is.New(t)
 	w := newWorld(t)
 	serveAPI(t, w.role)
+	is.NoErr(w.role.Flush()) // the server knows the service
 	answer, err := w.anonymous.Request("megaphone.api.register", nil, 5*time.Second)
 	is.NoErr(err)
 	is.Equal(string(answer.Data), "done")
