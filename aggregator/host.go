@@ -1,0 +1,103 @@
+package aggregator
+
+import (
+	"maps"
+	"time"
+
+	"github.com/looprock/megaphone/events"
+)
+
+// HostInput is what may change a host beside its checks: [HostLevels], a [Tick],
+// or [Pushed].
+type HostInput interface{ hostInput() }
+
+// HostLevels are the labels and the override of a host that hold now.
+type HostLevels struct {
+	Labels      map[string]string
+	Override    *events.Override // nil: none
+	OverridePos uint64
+}
+
+// Pushed says that a check of the host was pushed to: it ends an override of
+// the host that holds until then.
+type Pushed struct{}
+
+func (HostLevels) hostInput() {}
+func (Pushed) hostInput()     {}
+func (Tick) hostInput()       {}
+
+// ReduceHost derives a host from its checks, which must be ordered by id, after
+// an input of its own, or nil. cause is why the checks changed, if they did. now
+// is the input's bus time. It is as pure as [Reduce].
+func ReduceHost(h events.HostState, host string, checks []*events.CheckState, in HostInput, cause events.Cause, now time.Time) (events.HostState, Outcome) {
+	before, out := h, Outcome{}
+	if h.Phase == "" {
+		before.Phase = events.Pending
+		h.V, h.Host, h.Phase = events.RecordVersion, host, events.Pending
+	}
+	h, out, cause = applyHost(h, in, cause, now, out)
+	if h.Number == 0 && len(checks) == 0 && h.Override == nil {
+		return h, out // nothing was ever told of it
+	}
+	sum := events.Summarize(checks)
+	h.Status, h.Phase, h.Reported = sum.Apply(h.Override)
+	if h.Status == before.Status && h.Phase == before.Phase {
+		out.Write = h.OverPos != before.OverPos || h.Ended != before.Ended || !maps.Equal(h.Labels, before.Labels)
+		return h, out
+	}
+	h.Number++
+	h.Since = later(now.UTC(), before.Since)
+	out.Transition = &events.Transition{
+		Host: h.Host, Number: h.Number, Previous: before.Moment(), Current: h.Moment(),
+		Message: hostText(h, sum), Labels: h.Labels, Cause: cause,
+		Checks: sum.NotOK[:min(len(sum.NotOK), events.MaxTold)],
+	}
+	return h, out
+}
+
+// applyHost applies the host's own input.
+func applyHost(h events.HostState, in HostInput, cause events.Cause, now time.Time, out Outcome) (events.HostState, Outcome, events.Cause) {
+	switch in := in.(type) {
+	case HostLevels:
+		h.Labels = in.Labels
+		override, position := in.Override, in.OverridePos
+		if override == nil || overrideOver(override, position, h.OverPos, h.Ended, now) {
+			override, position = nil, 0
+		}
+		if position != h.OverPos {
+			h.Override, h.OverPos, cause = override, position, events.CauseOverride
+		}
+	case Tick:
+		if h.Override != nil && due(h.Override.Until.Time, now) {
+			return endHost(h, out)
+		}
+	case Pushed:
+		if h.Override != nil && h.Override.UntilPush {
+			return endHost(h, out)
+		}
+	}
+	return h, out, cause
+}
+
+func endHost(h events.HostState, out Outcome) (events.HostState, Outcome, events.Cause) {
+	out.Ended, out.EndedPos = h.Override, h.OverPos
+	h.Ended, h.Override, h.OverPos = max(h.Ended, h.OverPos), nil, 0
+	return h, out, events.CauseExpired
+}
+
+// hostText is the message of a host's transition.
+func hostText(h events.HostState, sum events.Summary) string {
+	if h.Override != nil {
+		return h.Override.Text()
+	}
+	return events.Cut(sum.Message, events.MaxMessage)
+}
+
+// NextHostDeadline is the bus time at which a tick would change the host by
+// itself; zero: never.
+func NextHostDeadline(h events.HostState) time.Time {
+	if h.Override == nil {
+		return time.Time{}
+	}
+	return h.Override.Until.Time
+}
