@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/looprock/megaphone/events"
 )
@@ -89,7 +90,9 @@ func finish(t events.Target, r Reading) Reading {
 // deeply to be passed on.
 func clean(body []byte) (doc json.RawMessage, ok bool) {
 	body = bytes.TrimPrefix(body, []byte("\xEF\xBB\xBF"))
-	body = bytes.ToValidUTF8(body, []byte("\uFFFD"))
+	if !utf8.Valid(body) {
+		body = bytes.ToValidUTF8(body, []byte("\uFFFD"))
+	}
 	if !json.Valid(body) || depth(body) > maxDepth {
 		return nil, false
 	}

@@ -181,7 +181,9 @@ func TestHTTPReusesConnections(t *testing.T) {
 
 func TestHTTPSaysWhoAsks(t *testing.T) {
 	is := is.New(t)
-	s := serve(t, func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, `{"status": "OK", "message": %q}`, r.UserAgent()) })
+	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, `{"status": "OK", "message": %q}`, r.UserAgent())
+	})
 	t.Setenv("HTTP_PROXY", "http://127.0.0.1:1") // is not looked at
 	is.Equal(newHTTP(t, nil).Check(t.Context(), events.Target{Addr: s.URL}).Message, "megaphone/1.2.3")
 }
