@@ -1,0 +1,327 @@
+package bus_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/looprock/megaphone/bus"
+	"github.com/looprock/megaphone/bus/bustest"
+	"github.com/looprock/megaphone/bus/server"
+	"github.com/looprock/megaphone/events"
+	"github.com/matryer/is"
+	"github.com/nats-io/nats.go"
+)
+
+const partitions = 64
+
+// spans records when which member saw its lease of a partition as valid.
+type spans struct {
+	mu  sync.Mutex
+	all []span
+}
+
+type span struct {
+	member    string
+	partition int
+	epoch     uint64
+	previous  time.Time
+	from, to  time.Time
+}
+
+func (s *spans) add(v span) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.all = append(s.all, v)
+}
+
+// check fails where two members were sure of one partition at the same time, or
+// an epoch did not grow.
+func (s *spans) check(t *testing.T) {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	slices.SortFunc(s.all, func(a, b span) int { return a.from.Compare(b.from) })
+	last := map[int]span{}
+	for _, v := range s.all {
+		if was, ok := last[v.partition]; ok {
+			if v.from.Before(was.to) {
+				t.Errorf("partition %d: %s held it until %s, %s from %s", v.partition, was.member, was.to, v.member, v.from)
+			}
+			if v.epoch <= was.epoch {
+				t.Errorf("partition %d: epoch %d after %d", v.partition, v.epoch, was.epoch)
+			}
+			if v.previous.IsZero() {
+				t.Errorf("partition %d: the holder before is unknown", v.partition)
+			}
+		}
+		last[v.partition] = v
+	}
+}
+
+// member is a process that takes part.
+type member struct {
+	*bus.Leases
+	nc    *nats.Conn
+	stop  func() // gracefully
+	mu    sync.Mutex
+	holds map[int]uint64 // partition -> epoch, while hold runs
+}
+
+func (m *member) held() []int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []int
+	for p := range m.holds {
+		out = append(out, p)
+	}
+	slices.Sort(out)
+	return out
+}
+
+func join(t *testing.T, s *server.Server, name string, rec *spans) *member {
+	t.Helper()
+	nc, err := s.Connect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := bus.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &member{nc: nc, holds: map[int]uint64{}, Leases: bus.NewLeases(c, bus.LeaseOptions{
+		Group: "w.default", Partitions: partitions, Holder: "id-" + name, Name: name, Role: "poller",
+		Member: func(b events.Heartbeat) bool { return slices.Contains(b.Pools, "default") },
+	})}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { m.Run(ctx, func(ctx context.Context, l bus.Lease) { m.hold(ctx, l, name, rec) }) })
+	wg.Go(func() {
+		bus.RunHeartbeat(ctx, c, func() events.Heartbeat {
+			return events.Heartbeat{Role: "poller", Name: name, Pools: []string{"default"}, Leases: m.Count()}
+		})
+	})
+	m.stop = sync.OnceFunc(func() {
+		cancel()
+		wg.Wait()
+		nc.Close()
+	})
+	t.Cleanup(m.stop)
+	return m
+}
+
+// hold looks at its lease all the time, for as long as it lasts, and notes when
+// it was sure of it.
+func (m *member) hold(ctx context.Context, l bus.Lease, name string, rec *spans) {
+	m.mu.Lock()
+	m.holds[l.Partition] = l.Epoch
+	m.mu.Unlock()
+	v := span{member: name, partition: l.Partition, epoch: l.Epoch, previous: l.Previous}
+	t := time.NewTicker(10 * time.Millisecond)
+	defer t.Stop()
+	for done := false; !done; {
+		now := time.Now()
+		if l.Valid() {
+			if v.from.IsZero() {
+				v.from = now
+			}
+			v.to = now
+		}
+		select {
+		case <-ctx.Done():
+			done = true
+		case <-t.C:
+		}
+	}
+	if !v.from.IsZero() {
+		rec.add(v)
+	}
+	m.mu.Lock()
+	delete(m.holds, l.Partition)
+	m.mu.Unlock()
+}
+
+func leaseServer(t *testing.T) *server.Server {
+	t.Helper()
+	s := bustest.Start(t)
+	c, err := bus.New(bustest.Connect(t, s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Setup(t.Context(), bus.StreamOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// shared reports whether the members hold every partition, each an even part.
+func shared(members ...*member) bool {
+	sum := 0
+	for _, m := range members {
+		n := len(m.held())
+		if n < partitions/len(members) || n > (partitions+len(members)-1)/len(members) {
+			return false
+		}
+		sum += n
+	}
+	return sum == partitions
+}
+
+func TestLeasesAreShared(t *testing.T) {
+	is := is.New(t)
+	s := leaseServer(t)
+	rec := &spans{}
+	a := join(t, s, "a", rec)
+	eventually(t, "one holds all", func() bool { return shared(a) && a.Count() == partitions })
+	b := join(t, s, "b", rec)
+	eventually(t, "two share", func() bool { return shared(a, b) })
+	c := join(t, s, "c", rec)
+	eventually(t, "three share", func() bool { return shared(a, b, c) })
+	start := time.Now()
+	b.stop()
+	is.Equal(b.Count(), 0)
+	eventually(t, "two share again", func() bool { return shared(a, c) })
+	if took := time.Since(start); took > 2*time.Second {
+		t.Errorf("a graceful end was noticed after %s", took) // without waiting for the TTL
+	}
+	a.stop()
+	c.stop()
+	rec.check(t)
+}
+
+// Members that start at the same time come to terms too.
+func TestLeasesStartTogether(t *testing.T) {
+	s := leaseServer(t)
+	rec := &spans{}
+	var all []*member
+	for i := range 5 {
+		all = append(all, join(t, s, fmt.Sprint("m", i), rec))
+	}
+	eventually(t, "five share", func() bool { return shared(all...) })
+	for _, m := range all {
+		m.stop()
+	}
+	rec.check(t)
+}
+
+// The partitions of a member that dies are taken one lease later; the dead one
+// has let go before.
+func TestLeasesOfTheDead(t *testing.T) {
+	is := is.New(t)
+	s := leaseServer(t)
+	rec := &spans{}
+	a, b := join(t, s, "a", rec), join(t, s, "b", rec)
+	eventually(t, "two share", func() bool { return shared(a, b) })
+	b.nc.Close() // it can neither renew nor release nor say good-bye
+	start := time.Now()
+	eventually(t, "the other holds all", func() bool { return shared(a) })
+	took := time.Since(start)
+	t.Logf("taken after %s", took)
+	if took > bus.LeaseTTL+time.Second {
+		t.Errorf("the partitions of the dead were taken after %s", took)
+	}
+	is.Equal(len(b.held()), 0)
+	b.stop()
+	a.stop()
+	rec.check(t)
+}
+
+// A process that comes back after kill -9 knows its own id and does not wait.
+func TestLeasesOfOnesOwn(t *testing.T) {
+	is := is.New(t)
+	s := leaseServer(t)
+	rec := &spans{}
+	a := join(t, s, "a", rec)
+	eventually(t, "it holds all", func() bool { return shared(a) })
+	a.mu.Lock()
+	before := a.holds[7]
+	a.mu.Unlock()
+	a.nc.Close()
+	start := time.Now()
+	again := join(t, s, "a", rec)
+	eventually(t, "it holds all again", func() bool { return shared(again) })
+	took := time.Since(start)
+	t.Logf("taken again after %s", took)
+	is.True(took < bus.LeaseTTL) // at once
+	again.mu.Lock()
+	is.True(again.holds[7] > before) // a new epoch
+	again.mu.Unlock()
+	a.stop()
+	again.stop()
+}
+
+// A bus that is away fences every holder; when it is back they go on.
+func TestLeasesAndTheBus(t *testing.T) {
+	is := is.New(t)
+	dir := t.TempDir()
+	s := bustest.StartIn(t, dir, "127.0.0.1:0")
+	listen := s.URL()[len("nats://"):]
+	nc := bustest.ConnectRole(t, s, nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
+	c, err := bus.New(nc)
+	is.NoErr(err)
+	is.NoErr(c.Setup(t.Context(), bus.StreamOptions{}))
+	rec := &spans{}
+	m := &member{holds: map[int]uint64{}, Leases: bus.NewLeases(c, bus.LeaseOptions{Group: "a", Partitions: 8, Holder: "h", Name: "n"})}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- m.Run(ctx, func(ctx context.Context, l bus.Lease) { m.hold(ctx, l, "n", rec) }) }()
+	eventually(t, "it holds all", func() bool { return len(m.held()) == 8 })
+	s.Close()
+	start := time.Now()
+	eventually(t, "it lets go", func() bool { return len(m.held()) == 0 })
+	is.True(time.Since(start) < bus.LeaseTTL) // before the server would
+	bustest.StartIn(t, dir, listen)
+	eventually(t, "it holds all again", func() bool { return len(m.held()) == 8 })
+	cancel()
+	is.NoErr(<-done)
+	rec.check(t)
+}
+
+// A hold that returns by itself gives its partition up; it is tried again later.
+func TestLeasesGivenUp(t *testing.T) {
+	is := is.New(t)
+	s := leaseServer(t)
+	c, err := bus.New(bustest.Connect(t, s))
+	is.NoErr(err)
+	l := bus.NewLeases(c, bus.LeaseOptions{Group: "w.%40web01", Partitions: 1, Holder: "h", Name: "n"})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	epochs := make(chan uint64, 10)
+	go func() { done <- l.Run(ctx, func(_ context.Context, l bus.Lease) { epochs <- l.Epoch }) }()
+	first := <-epochs
+	is.True(<-epochs > first)
+	cancel()
+	is.NoErr(<-done)
+}
+
+func TestLeaseWithoutHolder(t *testing.T) {
+	is := is.New(t)
+	is.True(!bus.Lease{}.Valid())
+}
+
+// Who was heard is there for fifteen seconds, or until it says that it stops.
+func TestHeartbeats(t *testing.T) {
+	is := is.New(t)
+	s := bustest.Start(t)
+	c, err := bus.New(bustest.Connect(t, s))
+	is.NoErr(err)
+	heard := make(chan events.Heartbeat, 10)
+	h, err := c.Heartbeats("", func(b events.Heartbeat) { heard <- b })
+	is.NoErr(err)
+	defer h.Close()
+	is.NoErr(c.NATS().Publish("megaphone.process.poller.x", []byte("garbage")))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		done <- bus.RunHeartbeat(ctx, c, func() events.Heartbeat { return events.Heartbeat{Role: "gateway", Name: "g.1"} })
+	}()
+	is.Equal((<-heard).Name, "g.1") // at once
+	is.Equal(len(h.Live()), 1)
+	cancel()
+	is.NoErr(<-done)
+	is.True((<-heard).Stopped)
+	is.Equal(len(h.Live()), 0)
+}
