@@ -3,13 +3,11 @@ package pollers
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/netip"
-	"syscall"
 	"time"
 
 	"github.com/looprock/megaphone/events"
@@ -24,9 +22,6 @@ const (
 	dialTimeout  = 30 * time.Second // a dial may outlive the poll that began it
 )
 
-// errDenied says that an address may not be polled.
-var errDenied = errors.New("link-local addresses are not polled")
-
 // HTTP polls status documents over HTTP and HTTPS. Connections are kept open and
 // used again. It is safe for concurrent use.
 type HTTP struct {
@@ -36,9 +31,10 @@ type HTTP struct {
 }
 
 // NewHTTP returns an HTTP that calls itself megaphone/<version>. conf is for
-// https; nil means the defaults and the system's certificates.
-func NewHTTP(version string, conf *tls.Config) *HTTP {
-	dialer := &net.Dialer{Timeout: dialTimeout, Control: guard}
+// https; nil means the defaults and the system's certificates. Only addresses in
+// networks are connected to; nil means all but link-local ones.
+func NewHTTP(version string, conf *tls.Config, networks []netip.Prefix) *HTTP {
+	dialer := &net.Dialer{Timeout: dialTimeout, Control: guard{networks}.control}
 	transport := &http.Transport{
 		Proxy:                  nil, // the environment of a worker is not the services'
 		DialContext:            dialer.DialContext,
@@ -102,31 +98,6 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 	}
 	if s := req.URL.Scheme; s != "http" && s != "https" {
 		return fmt.Errorf("redirected to scheme %q", s)
-	}
-	return nil
-}
-
-// Who may register a check must not learn what a cloud tells a machine about
-// itself, credentials among it.
-var denied = []netip.Prefix{
-	netip.MustParsePrefix("169.254.0.0/16"),
-	netip.MustParsePrefix("fe80::/10"),
-	netip.MustParsePrefix("fd00:ec2::254/128"),
-	netip.MustParsePrefix("64:ff9b::169.254.0.0/112"), // the first, by way of NAT64
-}
-
-// guard refuses connections by their resolved address: names, redirects and
-// answers of the name service that change cannot get around it.
-func guard(_, address string, _ syscall.RawConn) error {
-	ap, err := netip.ParseAddrPort(address)
-	if err != nil {
-		return fmt.Errorf("%w: %q", errDenied, address)
-	}
-	ip := ap.Addr().Unmap().WithZone("")
-	for _, p := range denied {
-		if p.Contains(ip) {
-			return fmt.Errorf("%w: %s", errDenied, ip)
-		}
 	}
 	return nil
 }

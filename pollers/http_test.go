@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -22,7 +23,7 @@ import (
 )
 
 func newHTTP(tb testing.TB, conf *tls.Config) *pollers.HTTP {
-	h := pollers.NewHTTP("1.2.3", conf)
+	h := pollers.NewHTTP("1.2.3", conf, nil)
 	tb.Cleanup(h.Close)
 	return h
 }
@@ -221,4 +222,16 @@ func TestHTTPDeniesLinkLocal(t *testing.T) {
 	}
 	s := serve(t, text(okDocument))
 	is.Equal(h.Check(t.Context(), events.Target{Addr: s.URL}).Status, events.OK) // loopback is allowed
+}
+
+func TestHTTPNetworks(t *testing.T) {
+	is := is.New(t)
+	s := serve(t, text(okDocument))
+	for network, want := range map[string]events.Status{"127.0.0.0/8": events.OK, "10.0.0.0/8": events.Critical} {
+		h := pollers.NewHTTP("1", nil, []netip.Prefix{netip.MustParsePrefix(network)})
+		t.Cleanup(h.Close)
+		f := h.Check(t.Context(), events.Target{Addr: s.URL})
+		is.Equal(f.Status, want)
+		is.Equal(errors.Is(f.Err, pollers.ErrDenied), want != events.OK)
+	}
 }

@@ -1,0 +1,68 @@
+package pollers
+
+import (
+	"crypto/tls"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/looprock/megaphone/bus"
+	"github.com/looprock/megaphone/events"
+)
+
+// Defaults of [Config].
+const (
+	DefaultInterval    = 10 * time.Second
+	DefaultTimeout     = 10 * time.Second
+	DefaultConcurrency = 256
+)
+
+// Config is what a [Worker] needs. Conn, Registry, Name and Holder are required.
+type Config struct {
+	Conn     *bus.Conn     // of the role user; stays open
+	Registry *bus.Registry // somebody else runs it
+	Name     string        // unique among running workers; in every result
+	Holder   string        // of leases; the same after a restart
+
+	Pool        string         // which checks to share with other workers; "" means events.DefaultPool
+	Host        string         // the local host, whose own checks are polled too; "" for none
+	Interval    time.Duration  // between two polls of a check that does not say; 0 means DefaultInterval
+	Timeout     time.Duration  // of one poll, its answer's body included; 0 means DefaultTimeout
+	Concurrency int            // polls at once; 0 means DefaultConcurrency
+	Version     string         // told to what is polled
+	TLS         *tls.Config    // of polls over https; nil means the defaults
+	Networks    []netip.Prefix // the only ones to poll over HTTP; nil means all but link-local ones
+	Kinds       Kinds          // checks of further schemes
+	Logger      *slog.Logger   // nil discards
+}
+
+func (c Config) withDefaults() Config {
+	if c.Pool == "" {
+		c.Pool = events.DefaultPool
+	}
+	if c.Interval <= 0 {
+		c.Interval = DefaultInterval
+	}
+	if c.Timeout <= 0 {
+		c.Timeout = DefaultTimeout
+	}
+	if c.Concurrency <= 0 {
+		c.Concurrency = DefaultConcurrency
+	}
+	if c.Version == "" {
+		c.Version = "devel"
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// pools are those that the worker serves.
+func (c Config) pools() []string {
+	own := "@" + c.Host
+	if c.Host == "" || own == c.Pool {
+		return []string{c.Pool}
+	}
+	return []string{c.Pool, own}
+}

@@ -1,0 +1,124 @@
+package pollers
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math"
+	"time"
+
+	"github.com/looprock/megaphone/events"
+	"github.com/nats-io/nuid"
+)
+
+// poll looks at a check once and publishes what it found, while the lease holds.
+func (w *Worker) poll(h *held, t *task) {
+	w.counts.polls.Add(1)
+	ctx, cancel := context.WithTimeout(h.ctx, t.timeout)
+	start := time.Now()
+	f := w.kinds.Check(ctx, t.target)
+	latency := time.Since(start)
+	cancel()
+	wanted := w.fetched(t, f.Err)
+	if w.conf.Logger.Enabled(ctx, slog.LevelDebug) {
+		w.conf.Logger.Debug("polled", "host", t.host, "check", t.check, "status", f.Status, "latency", latency, "error", f.Err)
+	}
+	switch {
+	case h.ctx.Err() != nil || !wanted: // an interrupted poll says nothing about its check
+		w.counts.discarded.Add(1)
+	default:
+		w.publish(h, t, f, start.Add(latency), latency)
+	}
+	w.done(t)
+}
+
+// fetched gives the target free for the next poll. It reports whether the
+// result is still wanted: not where the check is gone or now looks elsewhere.
+func (w *Worker) fetched(t *task, err error) (wanted bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case err == nil:
+		t.failures = -1
+	case t.failures >= 0:
+		t.failures++
+	}
+	if err != nil {
+		w.counts.failures.Add(1)
+	}
+	w.agenda.fetched(t)
+	w.rouse()
+	now := w.tasks[name{t.host, t.check}]
+	return now != nil && now.target == t.target && now.slot == t.slot
+}
+
+func (w *Worker) done(t *task) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.counts.dropped.Add(w.agenda.done(t, time.Now().UnixMilli()))
+	w.rouse()
+}
+
+// A result is published again this often, with pauses that double.
+const (
+	publishTries = 4
+	publishPause = 50 * time.Millisecond
+)
+
+var errLease = errors.New("the lease has ended")
+
+// publish stores a result while the lease is valid. A second copy of one whose
+// acknowledgement was lost does no harm: its key does not grow.
+func (w *Worker) publish(h *held, t *task, f Finding, at time.Time, latency time.Duration) {
+	header := events.Header{
+		Type: events.TypeResult, Source: "urn:megaphone:worker:" + events.Token(w.conf.Name), ID: nuid.Next(),
+		Host: t.host, Check: t.check, Time: at,
+	}
+	result := events.Result{
+		Status: f.Status, Message: f.Message, Document: f.Document, LatencySeconds: microseconds(latency),
+		Worker: w.conf.Name, Pool: t.slot.pool, Reg: t.reg, Lease: h.lease.Epoch, Due: t.key,
+	}
+	var err error
+	for n := range publishTries {
+		if n > 0 && !sleep(h.ctx, publishPause<<(n-1)) {
+			break
+		}
+		if !h.lease.Valid() {
+			err = errors.Join(err, errLease)
+			break
+		}
+		if _, err = w.conf.Conn.PublishResult(h.ctx, t.host, t.check, header, result); err == nil {
+			return
+		}
+	}
+	if h.ctx.Err() != nil || errors.Is(err, errLease) {
+		w.counts.discarded.Add(1) // whoever has the lease now polls the check
+		return
+	}
+	w.lost(t, err)
+}
+
+// lost counts a result that could not be published, and logs it at most once a
+// second: where one is lost, all are.
+func (w *Worker) lost(t *task, err error) {
+	n := w.counts.lost.Add(1)
+	now, last := time.Now().Unix(), w.counts.warned.Load()
+	if now > last && w.counts.warned.CompareAndSwap(last, now) {
+		w.conf.Logger.Warn("publish result", "host", t.host, "check", t.check, "error", err, "lost", n)
+	}
+}
+
+// microseconds rounds to them and returns seconds, so that the number is short.
+func microseconds(d time.Duration) float64 { return math.Round(d.Seconds()*1e6) / 1e6 }
+
+// sleep reports whether it was not interrupted.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}

@@ -1,0 +1,399 @@
+package pollers
+
+import (
+	"context"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/looprock/megaphone/bus"
+	"github.com/looprock/megaphone/events"
+	"golang.org/x/sync/errgroup"
+)
+
+// Worker polls its share of the checks of its pools. Make it with [New], and run
+// it once. Its other methods are safe for concurrent use.
+type Worker struct {
+	conf  Config
+	kinds Kinds
+	http  *HTTP
+	wake  chan struct{} // holds one: dispatch is worth calling
+
+	mu     sync.Mutex
+	tasks  map[name]*task
+	slots  map[slotKey]*slot
+	agenda *agenda
+	until  int64 // when the scheduler wakes by itself, Unix milliseconds
+	last   int64 // when it dispatched last
+
+	counts counts
+}
+
+type name struct{ host, check string }
+
+type slotKey struct {
+	pool      string
+	partition int
+}
+
+// slot is a partition of a pool: what one lease is about.
+type slot struct {
+	slotKey
+	tasks map[*task]struct{}
+	held  *held // nil while somebody else has the lease
+}
+
+// held is a slot during one lease.
+type held struct {
+	ctx   context.Context // ends with the lease
+	lease bus.Lease
+	polls sync.WaitGroup // grows only while the slot is held
+}
+
+// New returns a worker that does nothing before Run.
+func New(c Config) *Worker {
+	c = c.withDefaults()
+	c.Logger = c.Logger.With("component", "poller", "worker", c.Name)
+	h := NewHTTP(c.Version, c.TLS, c.Networks)
+	kinds := Kinds{"http": h.Check, "https": h.Check}
+	for scheme, check := range c.Kinds {
+		kinds[strings.ToLower(scheme)] = check
+	}
+	return &Worker{
+		conf: c, kinds: kinds, http: h, wake: make(chan struct{}, 1),
+		tasks: map[name]*task{}, slots: map[slotKey]*slot{},
+		agenda: newAgenda(c.Concurrency, perTarget), until: math.MaxInt64,
+	}
+}
+
+// Run waits for the registry and polls until ctx ends; then it ends its polls,
+// gives up its leases and returns nil. A bus that is away is waited for: without
+// a lease nothing is polled. An error means that the connection was closed.
+func (w *Worker) Run(ctx context.Context) error {
+	defer w.http.Close()
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-w.conf.Registry.Ready():
+	}
+	changes, cancel := w.conf.Registry.Subscribe()
+	defer cancel()
+	for _, e := range w.conf.Registry.Checks() {
+		w.register(e)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { w.follow(ctx, changes); return nil })
+	g.Go(func() error { w.schedule(ctx); return nil })
+	var shared []*bus.Leases
+	for _, pool := range w.conf.pools() {
+		leases := w.leases(pool)
+		shared = append(shared, leases)
+		g.Go(func() error { return w.share(ctx, leases, pool) })
+	}
+	g.Go(func() error { return w.beat(ctx, shared) })
+	return g.Wait()
+}
+
+// share polls the part of a pool that this worker gets.
+func (w *Worker) share(ctx context.Context, leases *bus.Leases, pool string) error {
+	return leases.Run(ctx, func(ctx context.Context, lease bus.Lease) {
+		s := w.open(ctx, pool, lease)
+		<-ctx.Done()
+		w.close(s)
+	})
+}
+
+// Role is what workers call themselves in heartbeats.
+const Role = "poller"
+
+// leases prepares to share a pool with the other workers that serve it.
+func (w *Worker) leases(pool string) *bus.Leases {
+	return bus.NewLeases(w.conf.Conn, bus.LeaseOptions{
+		Group: "w." + events.Token(pool), Partitions: partitions(pool),
+		Holder: w.conf.Holder, Name: w.conf.Name,
+		Role:   Role,
+		Member: func(h events.Heartbeat) bool { return slices.Contains(h.Pools, pool) },
+		Logger: w.conf.Logger,
+	})
+}
+
+// beat tells the others that this worker is there: its share depends on it.
+func (w *Worker) beat(ctx context.Context, shared []*bus.Leases) error {
+	started := events.At(time.Now())
+	return bus.RunHeartbeat(ctx, w.conf.Conn, func() events.Heartbeat {
+		held := 0
+		for _, l := range shared {
+			held += l.Count()
+		}
+		return events.Heartbeat{
+			Role: Role, Name: w.conf.Name, Host: w.conf.Host, Pools: w.conf.pools(), Version: w.conf.Version, Started: started, Leases: held,
+		}
+	})
+}
+
+// partitions is how many leases a pool is divided into: that of a host has one
+// worker only.
+func partitions(pool string) int {
+	if strings.HasPrefix(pool, "@") {
+		return 1
+	}
+	return events.Partitions
+}
+
+// takeoverMargin is how long before the last sign of life of a partition's
+// former holder polls may have been due that it did not live to publish.
+const takeoverMargin = time.Second
+
+// open begins to poll the checks of a partition: at once those that were due
+// since its former holder was last heard of, the others when they are due.
+func (w *Worker) open(ctx context.Context, pool string, lease bus.Lease) *slot {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := w.slot(pool, lease.Partition)
+	s.held = &held{ctx: ctx, lease: lease}
+	var since int64
+	if !lease.Previous.IsZero() {
+		since = lease.Previous.Add(-takeoverMargin).UnixMilli()
+	}
+	now := time.Now().UnixMilli()
+	old := s.tasks
+	s.tasks = make(map[*task]struct{}, len(old))
+	for t := range old {
+		w.enter(t.again(), since, now)
+	}
+	w.rouse()
+	return s
+}
+
+// enter puts a task into its slot, which is held, in place of its former self.
+func (w *Worker) enter(t *task, since, now int64) {
+	w.tasks[name{t.host, t.check}] = t
+	t.slot.tasks[t] = struct{}{}
+	last := t.schedule.Last(now)
+	switch {
+	case t.stored > since: // nobody may have polled it yet
+		t.failures = 0
+		w.agenda.put(t, now)
+	case last > since:
+		w.agenda.put(t, last)
+	default:
+		w.agenda.put(t, t.schedule.Next(now))
+	}
+}
+
+// close ends the polls of a slot, waits for them, and keeps its tasks for the
+// next lease.
+func (w *Worker) close(s *slot) {
+	w.mu.Lock()
+	h := s.held
+	s.held = nil
+	for t := range s.tasks {
+		w.agenda.remove(t)
+	}
+	w.mu.Unlock()
+	h.polls.Wait()
+}
+
+func (w *Worker) slot(pool string, partition int) *slot {
+	key := slotKey{pool, partition}
+	s := w.slots[key]
+	if s == nil {
+		s = &slot{slotKey: key, tasks: map[*task]struct{}{}}
+		w.slots[key] = s
+	}
+	return s
+}
+
+// follow applies changes of registrations.
+func (w *Worker) follow(ctx context.Context, changes <-chan bus.RegistryChange) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case c, ok := <-changes:
+			if !ok {
+				return
+			}
+			if c.Host == "" || c.Check == "" {
+				continue // labels and overrides: results do not depend on them
+			}
+			if e, ok := w.conf.Registry.Check(c.Host, c.Check); ok {
+				w.register(e)
+			} else {
+				w.forget(name{c.Host, c.Check})
+			}
+		}
+	}
+}
+
+// register begins to poll a check, at once if its partition is held.
+func (w *Worker) register(e bus.Entry) {
+	id := name{e.Registration.Host, e.Registration.ID}
+	t, ok := w.newTask(e)
+	if !ok {
+		w.forget(id)
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if old := w.tasks[id]; old != nil && old.reg == t.reg {
+		return
+	}
+	w.drop(id)
+	t.slot = w.slot(e.Registration.PoolName(), w.partition(e.Registration))
+	t.slot.tasks[t] = struct{}{}
+	w.tasks[id] = t
+	if t.slot.held != nil {
+		w.agenda.put(t, time.Now().UnixMilli())
+		w.rouse()
+	}
+}
+
+// newTask is false for a check that this worker does not poll.
+func (w *Worker) newTask(e bus.Entry) (*task, bool) {
+	r := e.Registration
+	if r.Push() || !w.serves(r.PoolName()) {
+		return nil, false
+	}
+	target, err := r.Target()
+	if err != nil {
+		w.conf.Logger.Warn("registration cannot be polled", "host", r.Host, "check", r.ID, "error", err)
+		return nil, false
+	}
+	interval, timeout := r.Interval.D(), r.Timeout.D()
+	if interval <= 0 {
+		interval = w.conf.Interval
+	}
+	if timeout <= 0 {
+		timeout = w.conf.Timeout
+	}
+	return &task{
+		host: r.Host, check: r.ID, reg: e.Position, stored: e.Stored.UnixMilli(), target: target,
+		endpoint: endpoint(target.Addr), schedule: NewSchedule(r.Host, r.ID, interval), timeout: timeout, index: -1,
+	}, true
+}
+
+func (w *Worker) serves(pool string) bool {
+	return slices.Contains(w.conf.pools(), pool)
+}
+
+func (w *Worker) partition(r events.Registration) int {
+	if partitions(r.PoolName()) == 1 {
+		return 0
+	}
+	return events.CheckPartition(r.Host, r.ID)
+}
+
+func (w *Worker) forget(id name) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.drop(id)
+}
+
+// drop ends the polling of a check. A poll under way ends by itself.
+func (w *Worker) drop(id name) {
+	t := w.tasks[id]
+	if t == nil {
+		return
+	}
+	delete(w.tasks, id)
+	delete(t.slot.tasks, t)
+	w.agenda.remove(t)
+}
+
+// schedule starts polls when they are due, until ctx ends.
+func (w *Worker) schedule(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		timer.Reset(w.dispatch())
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-w.wake:
+		}
+	}
+}
+
+// maxSleep bounds how long a step of the clock goes unnoticed.
+const maxSleep = 10 * time.Second
+
+// dispatch starts what is due and returns how long to sleep.
+func (w *Worker) dispatch() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := time.Now().UnixMilli()
+	if now < w.last-time.Second.Milliseconds() {
+		w.conf.Logger.Warn("clock stepped back", "milliseconds", w.last-now)
+		w.agenda.rebase(now)
+	}
+	w.last = now
+	for {
+		t, dropped := w.agenda.take(now)
+		w.counts.dropped.Add(dropped)
+		if t == nil {
+			break
+		}
+		h := t.slot.held
+		h.polls.Add(1)
+		go func() {
+			defer h.polls.Done()
+			w.poll(h, t)
+		}()
+	}
+	w.until = now + maxSleep.Milliseconds()
+	if due, ok := w.agenda.next(); ok {
+		w.until = min(w.until, due)
+	}
+	return time.Duration(max(w.until-now, 0)) * time.Millisecond
+}
+
+// rouse wakes the scheduler if there is something to do before it wakes by
+// itself. The caller holds mu.
+func (w *Worker) rouse() {
+	if due, ok := w.agenda.next(); !ok || due >= w.until {
+		return
+	}
+	w.until = math.MinInt64 // once is enough
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Stats is what a worker has done since it was made.
+type Stats struct {
+	Polls     uint64 // that were begun
+	Failures  uint64 // that found no status document
+	Dropped   uint64 // that were due but not begun: others took too long
+	Discarded uint64 // found out too late: the lease or the registration had ended
+	Lost      uint64 // that could not be published
+	Running   int    // now
+	Checks    int    // in the leases held now
+}
+
+type counts struct {
+	polls, failures, discarded, lost atomic.Uint64
+	dropped                          atomic.Int64
+	warned                           atomic.Int64 // when a lost result was logged last, Unix seconds
+}
+
+// Stats returns what the worker has done so far.
+func (w *Worker) Stats() Stats {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := Stats{
+		Polls: w.counts.polls.Load(), Failures: w.counts.failures.Load(), Dropped: uint64(w.counts.dropped.Load()),
+		Discarded: w.counts.discarded.Load(), Lost: w.counts.lost.Load(), Running: w.agenda.running,
+	}
+	for _, slot := range w.slots {
+		if slot.held != nil {
+			s.Checks += len(slot.tasks)
+		}
+	}
+	return s
+}
