@@ -1,0 +1,274 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+
+	"github.com/looprock/megaphone/bus"
+	"github.com/looprock/megaphone/events"
+)
+
+// originFile begins the origin of checks that a file owns; the file's base name follows.
+const originFile = "file:"
+
+const (
+	checksDSettle = 100 * time.Millisecond // after the last change: editors write, rename and change modes
+	checksDAgain  = 30 * time.Second       // for what was missed: network file systems, a bus that was away
+	maxChecksFile = 8 << 20                // bytes
+)
+
+// registrar is the part of a registry that checks.d needs.
+type registrar interface {
+	Check(host, id string) (bus.Entry, bool)
+	Checks() []bus.Entry
+	Register(context.Context, events.Registration) (uint64, error)
+	Deregister(ctx context.Context, host, check, reason string) (bool, uint64, error)
+}
+
+// checksDir keeps what is registered equal to a directory of JSON files. A file
+// holds one registration or a list of them, and owns them: what is gone from it
+// is deregistered. A file that cannot be read changes nothing.
+type checksDir struct {
+	path  string
+	host  string // of registrations that name none
+	alone bool   // nobody else registers from files on this bus
+	reg   registrar
+	log   *slog.Logger
+
+	registered map[checkName]string // by this process: its origin
+	told       map[string]string    // by file: the last fault that was logged
+}
+
+type checkName struct{ host, id string }
+
+// newChecksDir makes one that does nothing before Run. alone says that no other
+// process registers from files of its own on this bus, so that all checks that
+// files own are those of this directory.
+func newChecksDir(path, host string, alone bool, reg registrar, log *slog.Logger) *checksDir {
+	return &checksDir{
+		path: path, host: host, alone: alone, reg: reg, log: log.With("component", "checks.d"),
+		registered: map[checkName]string{}, told: map[string]string{},
+	}
+}
+
+// Run follows the directory until ctx ends, then returns nil. The caller has
+// called Sync once. A directory that does not exist is empty.
+func (d *checksDir) Run(ctx context.Context) error {
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		return fmt.Errorf("watch %s: %w", d.path, err)
+	}
+	defer w.Close()
+	d.watch(w)
+	timer := time.NewTimer(checksDAgain)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case e := <-w.Events:
+			if interesting(e.Name) {
+				timer.Reset(checksDSettle)
+			}
+		case err := <-w.Errors:
+			d.log.Warn("watch checks.d", "dir", d.path, "error", err)
+			timer.Reset(checksDSettle)
+		case <-timer.C:
+			d.watch(w)
+			d.Sync(ctx)
+			timer.Reset(checksDAgain)
+		}
+	}
+}
+
+// watch adds the directory, again if it was removed and made anew.
+func (d *checksDir) watch(w *fsnotify.Watcher) {
+	if err := w.Add(d.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		d.fault(d.path, err)
+	}
+}
+
+// interesting is false for what editors leave beside a file.
+func interesting(path string) bool {
+	name := filepath.Base(path)
+	return filepath.Ext(name) == ".json" && !strings.HasPrefix(name, ".")
+}
+
+// Sync makes the registry equal to the files once. What fails is logged and
+// tried again by Run.
+func (d *checksDir) Sync(ctx context.Context) {
+	names, err := d.files()
+	if err != nil {
+		d.fault(d.path, err)
+		return // as it was: a directory that cannot be read says nothing
+	}
+	wanted, broken := map[checkName]events.Registration{}, map[string]bool{}
+	for _, name := range names {
+		list, err := d.read(name)
+		if err != nil {
+			broken[originFile+name] = true
+			d.fault(name, err)
+			continue
+		}
+		d.collect(name, list, wanted)
+	}
+	for name, r := range wanted {
+		d.register(ctx, name, r)
+	}
+	d.forget(ctx, wanted, broken)
+}
+
+// collect adds the checks of a file. Of two files with the same check the first
+// by name has it.
+func (d *checksDir) collect(file string, list []events.Registration, wanted map[checkName]events.Registration) {
+	var fault error
+	for _, r := range list {
+		name := checkName{r.Host, r.ID}
+		if first, ok := wanted[name]; ok {
+			fault = fmt.Errorf("check %s is also in %s, which has it", named(r.ID, r.Host), strings.TrimPrefix(first.Origin, originFile))
+			continue
+		}
+		wanted[name] = r
+	}
+	if fault == nil {
+		delete(d.told, file)
+		return
+	}
+	d.fault(file, fault)
+}
+
+// fault logs what is wrong with a file, once until it changes.
+func (d *checksDir) fault(file string, err error) {
+	if text := err.Error(); d.told[file] != text {
+		d.told[file] = text
+		d.log.Error("checks.d: a file is not taken; its checks stay as they were", "file", file, "error", err)
+	}
+}
+
+// files lists the base names of the files, ordered.
+func (d *checksDir) files() ([]string, error) {
+	entries, err := os.ReadDir(d.path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if !e.IsDir() && interesting(e.Name()) {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil // ReadDir orders them
+}
+
+// read returns the registrations of a file, complete and valid.
+func (d *checksDir) read(name string) ([]events.Registration, error) {
+	f, err := os.Open(filepath.Join(d.path, name))
+	if err != nil {
+		return nil, cause(err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxChecksFile+1))
+	switch {
+	case err != nil:
+		return nil, cause(err)
+	case len(b) > maxChecksFile:
+		return nil, fmt.Errorf("it has more than %d bytes", maxChecksFile)
+	}
+	list, err := parseRegistrations(b)
+	for i := range list {
+		r := &list[i]
+		if r.Host == "" {
+			r.Host = d.host
+		}
+		if r.Host, err = events.ParseHost(r.Host); err == nil {
+			err = r.ValidateStrict()
+		}
+		if err != nil {
+			return nil, fmt.Errorf("registration %d: %w", i+1, err)
+		}
+		r.Origin = originFile + name
+	}
+	return list, err
+}
+
+// parseRegistrations reads one registration or a list. Members that do not
+// exist are refused: they are slips of the pen.
+func parseRegistrations(b []byte) ([]events.Registration, error) {
+	b = bytes.TrimSpace(bytes.TrimPrefix(b, []byte("\ufeff")))
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.DisallowUnknownFields()
+	var list []events.Registration
+	var err error
+	if bytes.HasPrefix(b, []byte("[")) {
+		err = dec.Decode(&list)
+	} else {
+		list = make([]events.Registration, 1)
+		err = dec.Decode(&list[0])
+	}
+	if err == nil {
+		if _, more := dec.Token(); !errors.Is(more, io.EOF) {
+			err = errors.New("there is more after the first JSON value; write several registrations as a list")
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("not a registration or a list of them: %w", err)
+	}
+	return list, nil
+}
+
+// register publishes a registration unless the registry has it already.
+func (d *checksDir) register(ctx context.Context, name checkName, r events.Registration) {
+	d.registered[name] = r.Origin
+	had, ok := d.reg.Check(name.host, name.id)
+	if ok && had.Registration.Origin == r.Origin && had.Registration.Equal(r) {
+		return
+	}
+	if _, err := d.reg.Register(ctx, r); err != nil {
+		if ctx.Err() == nil {
+			d.log.Error("register from checks.d", "host", name.host, "check", name.id, "origin", r.Origin, "error", err)
+		}
+		return
+	}
+	d.log.Info("registered", "host", name.host, "check", name.id, "origin", r.Origin)
+}
+
+// forget deregisters what the files owned and have no longer.
+func (d *checksDir) forget(ctx context.Context, wanted map[checkName]events.Registration, broken map[string]bool) {
+	for _, e := range d.reg.Checks() {
+		r := e.Registration
+		name := checkName{r.Host, r.ID}
+		_, stays := wanted[name]
+		if stays || broken[r.Origin] || !d.owns(name, r.Origin) {
+			continue
+		}
+		if _, _, err := d.reg.Deregister(ctx, r.Host, r.ID, "gone from "+strings.TrimPrefix(r.Origin, originFile)); err != nil {
+			if ctx.Err() == nil {
+				d.log.Error("deregister from checks.d", "host", r.Host, "check", r.ID, "error", err)
+			}
+			continue
+		}
+		delete(d.registered, name)
+		d.log.Info("deregistered", "host", r.Host, "check", r.ID, "origin", r.Origin)
+	}
+}
+
+// owns reports whether a check that some file owns is one of this directory's:
+// other hosts on the bus have files of the same names.
+func (d *checksDir) owns(name checkName, origin string) bool {
+	if !strings.HasPrefix(origin, originFile) {
+		return false
+	}
+	return d.alone || name.host == d.host || d.registered[name] == origin
+}

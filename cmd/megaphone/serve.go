@@ -1,0 +1,237 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nuid"
+	"github.com/spf13/cobra"
+
+	"github.com/looprock/megaphone/bus"
+	"github.com/looprock/megaphone/bus/server"
+)
+
+const (
+	stopTimeout  = 4500 * time.Millisecond // SIGTERM stops within five seconds
+	setupTimeout = 30 * time.Second        // until streams are there; a cluster may be choosing leaders
+	roleInbox    = "_INBOXR"               // apart from what clients without credentials may listen to
+)
+
+func newServe() *cobra.Command {
+	return longRunning("serve", "Run everything in one process", allParts,
+		"Run the bus, a worker, an aggregator and the gateway in one process. Nothing else needs to be installed.")
+}
+
+// longRunning makes a command that runs the given parts until it is told to stop.
+func longRunning(name, short string, p parts, long string) *cobra.Command {
+	cfg := Default()
+	cmd := &cobra.Command{
+		Use: name, Short: short, Args: takes(0, 0, ""),
+		Long: long + "\n\nEach flag is also a variable of the environment (--bus-listen is MEGAPHONE_BUS_LISTEN) and a key of the\n" +
+			"settings file (BUS_LISTEN). Flags win over the environment, which wins over the file.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := cfg.Load(cmd.Flags(), os.Getenv); err != nil {
+				return err
+			}
+			if err := cfg.Validate(p); err != nil {
+				return err
+			}
+			return runProcess(cmd.Context(), cfg, p, cmd.ErrOrStderr())
+		},
+	}
+	cfg.bind(cmd.Flags(), p)
+	return cmd
+}
+
+// instance is a running Megaphone: the parts that one command runs, wired together.
+type instance struct {
+	cfg    *Config
+	parts  parts
+	log    *slog.Logger
+	data   *dataDir
+	host   string // the local one; empty for a gateway without one
+	actors actors
+
+	server *server.Server // nil where the bus is elsewhere
+	conn   *bus.Conn
+	reg    *bus.Registry
+	ready  readiness
+}
+
+// runProcess runs the parts until ctx ends or one of them fails.
+func runProcess(ctx context.Context, cfg *Config, parts parts, stderr io.Writer) (err error) {
+	p := &instance{cfg: cfg, parts: parts, log: newLogger(stderr, cfg.Verbose), ready: readiness{PID: os.Getpid()}}
+	for _, note := range cfg.Notes {
+		p.log.Warn(note, "config", cfg.ConfigFile)
+	}
+	if p.data, err = openData(cfg.Data); err != nil {
+		return err
+	}
+	defer p.data.Close()
+	if p.host, err = p.data.hostName(cfg, os.Hostname, p.log); err != nil {
+		return err
+	}
+	if err = p.start(ctx); err == nil {
+		err = p.run(ctx)
+		p.log.Info("stopping")
+	}
+	systemd{p.log}.notify(daemon.SdNotifyStopping)
+	if stopErr := p.actors.stop(stopTimeout); err == nil {
+		err = stopErr
+	}
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return nil // told to stop while starting
+	}
+	return err
+}
+
+// start brings everything up, in the order in which the parts use each other.
+func (p *instance) start(ctx context.Context) error {
+	if p.parts.gateway {
+		if err := tryPort(ctx, p.cfg.Listen, p.cfg.Port); err != nil {
+			return err
+		}
+	}
+	for _, step := range []func(context.Context) error{
+		p.startBus, p.startRegistry, p.startAggregator, p.startWorker, p.startGateway, p.startChecksD,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return p.announce()
+}
+
+// run waits for the end.
+func (p *instance) run(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-p.actors.failed:
+		return err
+	}
+}
+
+// startBus starts the embedded server, or uses the one that --bus names, and
+// makes sure of the streams.
+func (p *instance) startBus(ctx context.Context) error {
+	connect := p.connectElsewhere
+	if p.cfg.Bus == "" {
+		connect = p.connectEmbedded
+	}
+	if err := connect(ctx); err != nil {
+		return err
+	}
+	p.actors.onStop("bus connection", func() { _ = p.conn.Close() }) // always nil
+	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
+	defer cancel()
+	return p.conn.Setup(ctx, bus.StreamOptions{Replicas: p.cfg.Replicas, MaxBytes: p.cfg.DataMax})
+}
+
+func (p *instance) connectEmbedded(ctx context.Context) error {
+	s, err := server.Start(ctx, server.Options{
+		Dir: p.data.path, Listen: p.cfg.BusListen, MaxStore: storeFor(p.cfg.DataMax),
+		Logger: p.log.With("component", "bus"),
+	})
+	if err != nil {
+		return err
+	}
+	p.server, p.ready.Bus = s, s.URL()
+	p.actors.onStop("bus", s.Close)
+	name := "serve-" + nuid.Next()
+	nc, err := s.Connect(nats.Name("megaphone "+name), nats.CustomInboxPrefix(roleInbox), nats.MaxReconnects(-1))
+	if err != nil {
+		return err
+	}
+	p.actors.onStop("connection to the bus", nc.Close)
+	p.conn, err = bus.New(nc, bus.WithName(name), bus.WithLogger(p.log.With("component", "bus")))
+	return err
+}
+
+// storeFor is what the embedded server may use on disk: the streams' limits do
+// not count what it keeps beside the messages.
+func storeFor(dataMax int64) int64 { return dataMax + dataMax/4 }
+
+func (p *instance) connectElsewhere(ctx context.Context) error {
+	opts := []bus.Option{bus.WithName(p.parts.role() + "-" + nuid.Next()), bus.WithLogger(p.log.With("component", "bus"))}
+	if p.cfg.BusCreds != "" {
+		opts = append(opts, bus.WithCreds(p.cfg.BusCreds))
+	}
+	conn, err := bus.Connect(ctx, p.cfg.Bus, opts...)
+	if err != nil {
+		return fmt.Errorf("%w; see --bus and --bus-creds", err)
+	}
+	p.conn = conn
+	return nil
+}
+
+// startRegistry fills this process's copy of what is registered.
+func (p *instance) startRegistry(ctx context.Context) error {
+	o := bus.RegistryOptions{
+		File:   p.data.file("registrations.jsonl"),
+		Local:  p.host,
+		Logger: p.log,
+	}
+	if p.parts.gateway {
+		o.Cache = p.cfg.Cache
+	}
+	p.invalid(&o)
+	p.reg = bus.NewRegistry(p.conn, o)
+	p.actors.start("registrations", p.reg.Run)
+	return p.actors.wait(ctx, p.reg.Ready())
+}
+
+// startChecksD registers what files say. The first pass is part of the start.
+func (p *instance) startChecksD(ctx context.Context) error {
+	if !p.parts.gateway || p.cfg.ChecksD == "" || p.host == "" {
+		return nil
+	}
+	d := newChecksDir(p.cfg.ChecksD, p.host, p.server != nil, p.reg, p.log)
+	d.Sync(ctx)
+	p.actors.start("checks.d", d.Run)
+	return nil
+}
+
+// announce says that everything answers: to the log, to whoever reads the ready
+// file, and to systemd.
+func (p *instance) announce() error {
+	if file := p.cfg.ReadyFile; file != "" {
+		if err := p.ready.write(file); err != nil {
+			return err
+		}
+		p.actors.onStop("ready file", func() { removeReady(file, p.log) })
+	}
+	p.log.Info("ready", "http", p.ready.HTTP, "bus", p.ready.Bus, "host", p.host, "data", p.data.path, "version", version())
+	sd := systemd{p.log}
+	sd.notify(fmt.Sprintf("%s\nSTATUS=%s on %s%s", daemon.SdNotifyReady, p.parts.role(), p.host, at(p.ready.HTTP)))
+	p.actors.start("watchdog", func(ctx context.Context) error { return sd.watchdog(ctx, p.healthy) })
+	return nil
+}
+
+func at(url string) string {
+	if url == "" {
+		return ""
+	}
+	return ", " + url
+}
+
+// healthy returns once the parts that every answer needs have moved: the copy of
+// registrations can be read, and an embedded server answers. A bus elsewhere that
+// is away is no reason to restart this process.
+func (p *instance) healthy(ctx context.Context) error {
+	_ = p.reg.Position()
+	if p.server == nil {
+		return nil
+	}
+	if err := p.conn.NATS().FlushWithContext(ctx); err != nil {
+		return fmt.Errorf("the bus of this process does not answer: %w", err)
+	}
+	return nil
+}
