@@ -135,6 +135,8 @@ func (r *record) sameAddress(host, check, name string) error {
 func eventJSON(m Msg, e event.Event) ([]byte, error) {
 	for name := range m.Headers() {
 		if strings.EqualFold(name, "ce-specversion") { // binary mode
+			e = e.Clone()
+			e.SetDataContentType(event.ApplicationJSON) // as which it was read, whatever it said
 			return events.Marshal(e)
 		}
 	}

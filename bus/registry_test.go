@@ -325,6 +325,12 @@ func TestRegistrySurvivesLossOfTheBus(t *testing.T) {
 	maintenance := events.Override{Host: "web02", Maintenance: true, Forever: true, Reason: "a<b>&c"}
 	_, err = r.SetOverride(ctx, maintenance)
 	is.NoErr(err)
+	binary := &nats.Msg{Subject: "megaphone.registration.web02.binary", Data: []byte(`{"url": "http://x"}`), Header: nats.Header{
+		"ce-specversion": {"1.0"}, "ce-type": {events.TypeRegistered}, "ce-source": {"urn:x"}, "ce-id": {"1"}, "Content-Type": {"text/plain"},
+	}}
+	pos, err := c.Store(ctx, binary)
+	is.NoErr(err)
+	is.NoErr(r.WaitFor(ctx, pos))
 	want := ids(r.Checks())
 	before := lastEvent(t, c, "megaphone.registration.web02.c07")
 	b.end()
@@ -344,7 +350,7 @@ func TestRegistrySurvivesLossOfTheBus(t *testing.T) {
 	is.NoErr(err)
 	b.end()
 	_, r = b.start()
-	is.Equal(len(r.Checks()), 25)
+	is.Equal(len(r.Checks()), 26)
 	b.end()
 }
 
