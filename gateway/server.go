@@ -1,0 +1,342 @@
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/looprock/megaphone/bus"
+	"github.com/looprock/megaphone/events"
+)
+
+// Config is what a gateway needs. Conn and Registry are required, and the caller
+// runs the registry.
+type Config struct {
+	Conn     *bus.Conn
+	Registry *bus.Registry
+	Host     string // the local host, of which /, /checks and /metrics speak; empty for none
+	Name     string // of this process, unique among running ones; default the connection's
+
+	Guard GuardOptions
+	TLS   *tls.Config // nil serves plain HTTP
+
+	// RegisterWait is how long POST /checks waits for the first result; default
+	// Timeout and a second.
+	RegisterWait time.Duration
+	Interval     time.Duration // of polls whose registration says none; default 10 s
+	Timeout      time.Duration // of polls whose registration says none; default 10 s
+
+	Logger  *slog.Logger // nil discards
+	Version string       // of the program
+}
+
+func (c Config) withDefaults() Config {
+	if c.Interval <= 0 {
+		c.Interval = 10 * time.Second
+	}
+	if c.Timeout <= 0 {
+		c.Timeout = 10 * time.Second
+	}
+	if c.RegisterWait <= 0 {
+		c.RegisterWait = c.Timeout + time.Second
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Name == "" {
+		c.Name = c.Conn.Name()
+	}
+	return c
+}
+
+// Server answers over HTTP and on the bus. Make it with [New].
+type Server struct {
+	cfg      Config
+	conn     *bus.Conn
+	reg      *bus.Registry
+	local    string
+	log      *slog.Logger
+	view     *View
+	follower *Follower
+	hub      *hub
+	guard    *guard
+	routes   *node
+	metrics  http.Handler // of /metrics
+	fleet    http.Handler // of /metrics/hosts
+
+	started  time.Time
+	ready    chan struct{}
+	stopping chan struct{}
+	streams  atomic.Int64  // clients of GET /events
+	catchUps chan struct{} // a place for each client that reads the stream
+	date     atomic.Pointer[dateText]
+}
+
+// New makes a server; [Server.Run] does the work.
+func New(c Config) *Server {
+	c = c.withDefaults()
+	log := c.Logger.With("component", "gateway")
+	s := &Server{
+		cfg: c, conn: c.Conn, reg: c.Registry, local: c.Host, log: log, view: NewView(c.Registry, c.Interval),
+		hub: newHub(), guard: newGuard(c.Guard, log), started: time.Now(),
+		ready: make(chan struct{}), stopping: make(chan struct{}), catchUps: make(chan struct{}, maxCatchUps),
+	}
+	s.follower = NewFollower(c.Conn, c.Registry, s.view, log)
+	s.follower.tell = s.hub
+	s.routes = newRoutes(s.table())
+	s.metrics, s.fleet = s.newMetrics()
+	return s
+}
+
+// Ready is closed once the server answers from a complete view.
+func (s *Server) Ready() <-chan struct{} { return s.ready }
+
+// View is what the server answers from.
+func (s *Server) View() *View { return s.view }
+
+// Limits of the HTTP server.
+const (
+	headerTime  = 5 * time.Second // to send a request's header
+	idleTime    = 2 * time.Minute // between two requests of a connection
+	writeTime   = 30 * time.Second
+	maxHeader   = 16 << 10 // bytes
+	maxWait     = time.Minute
+	stopTime    = 4 * time.Second // to end the requests that are under way
+	startupTime = 5 * time.Second // to load the view, beside the first polls
+)
+
+// Run serves on the listener, which it closes, until ctx ends; it then lets the
+// requests under way end, for four seconds at most, and returns nil. It answers
+// once its view is complete, or, where the bus does not let it, a little later
+// without one. Call it once.
+func (s *Server) Run(ctx context.Context, ln net.Listener) error {
+	defer ln.Close()
+	if err := s.valid(); err != nil {
+		return err
+	}
+	// The view and the bus stay until the last request has been answered.
+	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	g, inner := errgroup.WithContext(inner)
+	g.Go(func() error { return s.follower.Run(inner) })
+	g.Go(func() error { return s.serveBus(inner) })
+	g.Go(func() error {
+		s.beat(inner)
+		return nil
+	})
+
+	serving, stop := context.WithCancel(ctx)
+	defer stop()
+	defer context.AfterFunc(inner, stop)() // a part that fails ends the whole
+	err := s.serve(serving, ln)
+	cancel()
+	if partErr := g.Wait(); partErr != nil && !errors.Is(partErr, context.Canceled) {
+		err = errors.Join(partErr, err)
+	}
+	return err
+}
+
+func (s *Server) valid() error {
+	if s.local != "" {
+		if host, err := events.ParseHost(s.local); err != nil || host != s.local {
+			return fmt.Errorf("local host %q: %w", s.local, errors.Join(err, events.ErrName))
+		}
+	}
+	if s.guard.tokens.path != "" {
+		return s.guard.tokens.load()
+	}
+	return nil
+}
+
+// serve answers HTTP requests until ctx ends.
+func (s *Server) serve(ctx context.Context, ln net.Listener) error {
+	complete := s.awaitView(ctx)
+	if ctx.Err() != nil {
+		return nil
+	}
+	srv := &http.Server{
+		Handler: s, TLSConfig: s.cfg.TLS, ReadHeaderTimeout: headerTime, IdleTimeout: idleTime, WriteTimeout: writeTime,
+		MaxHeaderBytes: maxHeader, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		err := s.listen(srv, ln)
+		if errors.Is(err, http.ErrServerClosed) {
+			return nil
+		}
+		return fmt.Errorf("serve HTTP on %s: %w", ln.Addr(), err)
+	})
+	g.Go(func() error {
+		s.announce(ctx, complete)
+		<-ctx.Done()
+		close(s.stopping)
+		return s.shutDown(srv)
+	})
+	return g.Wait()
+}
+
+func (s *Server) listen(srv *http.Server, ln net.Listener) error {
+	if s.cfg.TLS != nil {
+		return srv.ServeTLS(ln, "", "")
+	}
+	return srv.Serve(ln)
+}
+
+func (s *Server) shutDown(srv *http.Server) error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
+	defer cancel()
+	if err := srv.Shutdown(ctx); err != nil {
+		return errors.Join(fmt.Errorf("requests were cut off: %w", err), srv.Close())
+	}
+	return nil
+}
+
+// announce closes ready when the view is complete.
+func (s *Server) announce(ctx context.Context, complete bool) {
+	if !complete {
+		select {
+		case <-s.follower.Ready():
+		case <-ctx.Done():
+			return
+		}
+	}
+	close(s.ready)
+}
+
+// awaitView waits until the view is complete; after a start from the original's
+// cache file alone, until each check of the local host has its first result.
+func (s *Server) awaitView(ctx context.Context) (complete bool) {
+	loading, cancel := context.WithTimeout(ctx, startupTime)
+	defer cancel()
+	select {
+	case <-s.follower.Ready():
+	case <-loading.Done():
+		s.log.Warn("the view is not complete yet; answers say so")
+		return false
+	}
+	if !s.reg.FromCache() || s.local == "" {
+		return true
+	}
+	polling, cancel := context.WithTimeout(ctx, s.cfg.RegisterWait)
+	defer cancel()
+	for _, e := range s.reg.HostChecks(s.local) {
+		if !e.Registration.Push() && !s.view.WaitFirst(polling, s.local, e.Registration.ID, e.Position) {
+			s.log.Info("checks without a first result are pending", "check", e.Registration.ID)
+			break
+		}
+	}
+	return true
+}
+
+// beat tells the bus that this gateway is there, also after a time in which it
+// could not.
+func (s *Server) beat(ctx context.Context) {
+	for ctx.Err() == nil {
+		if err := bus.RunHeartbeat(ctx, s.conn, s.heartbeat); err != nil {
+			s.log.Debug("heartbeat", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(bus.HeartbeatInterval):
+		}
+	}
+}
+
+// heartbeat tells of this gateway.
+func (s *Server) heartbeat() events.Heartbeat {
+	return events.Heartbeat{Role: roleName, Name: s.cfg.Name, Host: s.local, Version: s.cfg.Version, Started: events.At(s.started)}
+}
+
+const roleName = "gateway"
+
+// ServeHTTP answers one request.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h["X-Content-Type-Options"] = headerNosniff
+	h["Content-Security-Policy"] = headerPolicy
+	if age := s.follower.Age(time.Now()); age > 0 {
+		h.Set("Age", strconv.Itoa(int(age.Seconds()))) // the answer is from before the bus went away
+	}
+	n, params := s.routes.find(r.URL.EscapedPath())
+	if n == nil || len(n.methods) == 0 {
+		s.notFound(w, r)
+		return
+	}
+	rt := n.methods[r.Method]
+	if rt == nil && r.Method == http.MethodHead {
+		rt = n.methods[http.MethodGet]
+	}
+	if rt == nil {
+		h.Set("Allow", n.allow)
+		s.refuseRoute(w, r, n.legacy, http.StatusMethodNotAllowed, "Method not allowed.")
+		return
+	}
+	for _, p := range params {
+		r.SetPathValue(p.name, p.value)
+	}
+	if err := s.admit(&r, rt); err != nil {
+		if n.legacy {
+			s.failLegacy(w, r, "", err)
+		} else {
+			s.failGuard(w, r, err)
+		}
+		return
+	}
+	rt.handle(w, r)
+}
+
+var (
+	headerNosniff = []string{"nosniff"}
+	headerPolicy  = []string{"default-src 'none'; frame-ancestors 'none'; sandbox"}
+)
+
+type writerKey struct{}
+
+// admit asks the guard; who writes is kept in the request.
+func (s *Server) admit(r **http.Request, rt *route) error {
+	switch {
+	case rt.open:
+		return nil
+	case rt.method == http.MethodGet:
+		return s.guard.read(*r)
+	}
+	by, err := s.guard.write(*r)
+	if err == nil && by != "" {
+		*r = (*r).WithContext(context.WithValue((*r).Context(), writerKey{}, by))
+	}
+	return err
+}
+
+// writer is the name of the token or certificate of a write; may be empty.
+func writer(r *http.Request) string {
+	by, _ := r.Context().Value(writerKey{}).(string)
+	return by
+}
+
+func (s *Server) failGuard(w http.ResponseWriter, r *http.Request, err error) {
+	if code, _ := codeOf(err); code == http.StatusUnauthorized {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="megaphone"`)
+	}
+	s.fail(w, r, err)
+}
+
+func (s *Server) notFound(w http.ResponseWriter, r *http.Request) {
+	s.refuseRoute(w, r, !newPath(r.URL.Path), http.StatusNotFound, "Not found: "+r.URL.Path)
+}
+
+func (s *Server) refuseRoute(w http.ResponseWriter, r *http.Request, legacy bool, code int, text string) {
+	if legacy {
+		writeErrorPage(w, code, text)
+		return
+	}
+	s.fail(w, r, refuse(code, "%s", text))
+}
