@@ -1,12 +1,14 @@
 package bus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -238,7 +240,7 @@ func (r *Registry) load(ctx context.Context, info *jetstream.StreamInfo) (f *fol
 func (l *loading) fill(ctx context.Context) error {
 	r := l.r
 	first := l.ix.count()+len(l.ix.ended)+len(l.invalid) == 0
-	known, err := l.fromJournal(ctx)
+	known, lines, err := l.fromJournal(ctx)
 	if err != nil {
 		return err
 	}
@@ -246,7 +248,7 @@ func (l *loading) fill(ctx context.Context) error {
 		return nil // the cache file is read at the start alone
 	}
 	n, err := l.fromCache(ctx, known)
-	r.fromCache.Store(first && len(known) == 0 && n > 0)
+	r.fromCache.Store(first && lines == 0 && n > 0)
 	return err
 }
 
@@ -262,16 +264,20 @@ func (r *Registry) isReady() bool {
 // fromJournal refills the stream from the registrations file where the stream is
 // empty, of another creation, or behind the file. Otherwise the stream wins, but
 // for what somebody replaced by something invalid while nobody was there to mend
-// it. It returns which subjects the file knows.
-func (l *loading) fromJournal(ctx context.Context) (known map[string]bool, err error) {
+// it. It returns how many lines the file has, and which subjects of the local
+// host it knows.
+func (l *loading) fromJournal(ctx context.Context) (known map[string]bool, lines int, err error) {
 	r := l.r
 	known = map[string]bool{}
 	if r.journal.off() {
-		return known, nil
+		return known, 0, nil
 	}
+	local, global := events.RegistrationSubject(r.o.Local, "")+".", events.OverrideSubject(r.o.Local, "")
 	behind := map[string]journalLine{}
 	info, err := readJournal(r.o.File, r.log, func(line journalLine) error {
-		known[line.Subject] = true
+		if strings.HasPrefix(line.Subject, local) || line.Subject == global {
+			known[line.Subject] = true
+		}
 		if _, ok := l.invalid[line.Subject]; ok || l.before(line) {
 			behind[line.Subject] = line
 		} else {
@@ -281,22 +287,17 @@ func (l *loading) fromJournal(ctx context.Context) (known map[string]bool, err e
 	})
 	if err != nil {
 		// It can neither be used nor overwritten without a loss.
-		return known, r.setAside(err)
+		return known, 0, r.setAside(err)
 	}
 	state := l.info.State
 	refill := info.lines > 0 && (state.Msgs == 0 || state.LastSeq < info.position || !info.head.Created.Equal(l.info.Created))
 	if !refill {
-		return known, l.keepFormer(behind)
+		return known, info.lines, l.keepFormer(behind)
 	}
 	r.log.Warn("registrations on the bus are new or shorter than the file: they are filled from it",
 		"file", r.o.File, "file_position", info.position, "bus_position", state.LastSeq, "missing", len(behind))
-	lines := slices.SortedFunc(maps.Values(behind), func(a, b journalLine) int {
-		if a.Position < b.Position {
-			return -1
-		}
-		return 1
-	})
-	return known, l.refill(ctx, lines)
+	missing := slices.SortedFunc(maps.Values(behind), func(a, b journalLine) int { return cmp.Compare(a.Position, b.Position) })
+	return known, info.lines, l.refill(ctx, missing)
 }
 
 // before reports whether the stream has nothing on the line's subject, or

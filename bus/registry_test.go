@@ -602,6 +602,32 @@ func TestRegistryRefillsWhileRunning(t *testing.T) {
 	b.end()
 }
 
+// A subscriber that does not read stops nobody, and loses nothing.
+func TestRegistrySubscribe(t *testing.T) {
+	is := is.New(t)
+	_, r := newBox(t).start()
+	changes, cancel := r.Subscribe()
+	_, never := r.Subscribe()
+	const n = 300 // more than the channel holds
+	for i := range n {
+		_, err := r.Register(t.Context(), polled("web02", fmt.Sprintf("c%03d", i)))
+		is.NoErr(err)
+	}
+	last := uint64(0)
+	for i := range n {
+		ch := <-changes
+		is.Equal(ch.Check, fmt.Sprintf("c%03d", i))
+		is.True(ch.Position > last)
+		last = ch.Position
+	}
+	is.Equal(last, r.Position())
+	cancel()
+	cancel()
+	_, open := <-changes
+	is.True(!open)
+	never() // although nobody took what waits
+}
+
 func TestRegistryFull(t *testing.T) {
 	is := is.New(t)
 	ctx := t.Context()
