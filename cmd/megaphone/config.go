@@ -168,11 +168,19 @@ func (c *Config) Load(fs *pflag.FlagSet, env func(string) string) error {
 			c.given(name)
 		}
 	}
+	if c.Data == "" {
+		c.Data = dataDefault(env, os.Geteuid())
+	}
 	c.legacy(fs, env, file, &faults)
 	if c.RegisterWait < 0 {
 		c.RegisterWait = c.Timeout + registerMargin
 	}
-	c.place(env)
+	if c.Cache == "" {
+		c.Cache = filepath.Join(c.Data, "cache.json")
+	}
+	if !c.ChecksDGiven {
+		c.ChecksD = checksDDefault(c.ConfigFile, env)
+	}
 	return errors.Join(faults...)
 }
 
@@ -208,6 +216,9 @@ func (c *Config) legacy(fs *pflag.FlagSet, env func(string) string, file setting
 		if !hasName {
 			name = "megaphone.json" // the original's
 		}
+		if !hasDir {
+			dir = c.Data
+		}
 		c.Cache = filepath.Join(dir, name)
 	}
 	var ignored []string
@@ -228,22 +239,6 @@ func (c *Config) legacy(fs *pflag.FlagSet, env func(string) string, file setting
 	ignored = append(ignored, file.unknown(fs)...)
 	if len(ignored) > 0 {
 		c.Notes = append(c.Notes, fmt.Sprintf("settings without effect: %v", ignored))
-	}
-}
-
-// place fills in the paths that depend on others.
-func (c *Config) place(env func(string) string) {
-	if c.Data == "" {
-		c.Data = dataDefault(env, os.Geteuid())
-	}
-	switch {
-	case c.Cache == "":
-		c.Cache = filepath.Join(c.Data, "cache.json")
-	case filepath.Base(c.Cache) == c.Cache:
-		c.Cache = filepath.Join(c.Data, c.Cache) // a bare CACHEFILE
-	}
-	if !c.ChecksDGiven {
-		c.ChecksD = checksDDefault(c.ConfigFile, env)
 	}
 }
 

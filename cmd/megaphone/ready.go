@@ -31,19 +31,21 @@ func (r readiness) write(path string) error {
 	return nil
 }
 
-// httpURL is where this machine reaches what listens on addr.
-func httpURL(addr net.Addr) string {
-	host, port, err := net.SplitHostPort(addr.String())
+// httpURL is where this machine reaches what listens on address. Of a wildcard
+// it is the loopback of the same kind.
+func httpURL(address string, at net.Addr) string {
+	_, port, err := net.SplitHostPort(at.String())
 	if err != nil {
-		return "http://" + addr.String()
+		return "http://" + at.String()
 	}
-	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
-		host = "127.0.0.1"
-		if ip.To4() == nil {
-			host = "::1"
-		}
+	switch ip := net.ParseIP(address); {
+	case ip == nil || !ip.IsUnspecified():
+	case ip.To4() != nil:
+		address = "127.0.0.1"
+	default:
+		address = "::1"
 	}
-	return "http://" + net.JoinHostPort(host, port)
+	return "http://" + net.JoinHostPort(address, port)
 }
 
 // systemd tells the service manager how the process is, where there is one.

@@ -2,10 +2,14 @@ package main
 
 import (
 	"context"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/looprock/megaphone/aggregator"
 	"github.com/looprock/megaphone/bus"
+	"github.com/looprock/megaphone/gateway"
+	"github.com/looprock/megaphone/pollers"
 )
 
 func newPoller() *cobra.Command {
@@ -24,10 +28,75 @@ func newGateway() *cobra.Command {
 			"no host of its own.")
 }
 
-func (p *instance) invalid(*bus.RegistryOptions) {}
+// startRegistry fills this process's copy of what is registered, and makes the
+// aggregator, which is told of invalid events from the first one on.
+func (p *instance) startRegistry(ctx context.Context) error {
+	o := bus.RegistryOptions{File: p.data.file("registrations.jsonl"), Local: p.host, Logger: p.log}
+	if p.parts.gateway {
+		o.Cache = p.cfg.Cache
+	}
+	var agg *aggregator.Aggregator
+	if p.parts.aggregator {
+		o.Invalid = func(subject string, position uint64, reason string, data []byte) {
+			agg.Invalid(subject, position, reason, data)
+		}
+	}
+	p.reg = bus.NewRegistry(p.conn, o)
+	if p.parts.aggregator {
+		agg = aggregator.New(aggregator.Config{
+			Conn: p.conn, Registry: p.reg, Name: p.name, Holder: p.data.id,
+			Interval: p.cfg.Interval, Version: version(), Logger: p.log,
+		})
+	}
+	p.actors.start("registrations", p.reg.Run)
+	if agg != nil {
+		p.actors.start("aggregator", agg.Run)
+	}
+	return p.actors.wait(ctx, p.reg.Ready())
+}
 
-func (p *instance) startAggregator(context.Context) error { return nil }
+func (p *instance) startWorker(context.Context) error {
+	if !p.parts.worker {
+		return nil
+	}
+	w := pollers.New(pollers.Config{
+		Conn: p.conn, Registry: p.reg, Name: p.name, Holder: p.data.id,
+		Pool: p.cfg.Pool, Host: p.host, Interval: p.cfg.Interval, Timeout: p.cfg.Timeout,
+		Concurrency: p.cfg.Concurrency, Version: version(), Logger: p.log,
+	})
+	p.actors.start("worker", w.Run)
+	return nil
+}
 
-func (p *instance) startWorker(context.Context) error { return nil }
+// never is a wait that is over at once; to the gateway, zero is "not given".
+const never = time.Nanosecond
 
-func (p *instance) startGateway(context.Context) error { return nil }
+// startGateway returns once the gateway answers. Until then its port is closed:
+// a prober must not take a start for a failure.
+func (p *instance) startGateway(ctx context.Context) error {
+	if !p.parts.gateway {
+		return nil
+	}
+	wait := p.cfg.RegisterWait
+	if wait == 0 {
+		wait = never
+	}
+	g := gateway.New(gateway.Config{
+		Conn: p.conn, Registry: p.reg, Host: p.host, Name: p.name,
+		Guard: gateway.GuardOptions{
+			TokenFile: p.cfg.TokenFile, WriteFrom: p.cfg.WriteFrom, HTTPNames: p.cfg.HTTPNames,
+			ReadToken: p.cfg.Read == readToken,
+		},
+		RegisterWait: wait, Interval: p.cfg.Interval, Timeout: p.cfg.Timeout,
+		Logger: p.log, Version: version(),
+	})
+	l := newLateListener(p.cfg.Listen, p.cfg.Port)
+	p.actors.start("gateway", func(ctx context.Context) error { return g.Run(ctx, l) })
+	for _, ready := range []<-chan struct{}{l.opened, g.Ready()} {
+		if err := p.actors.wait(ctx, ready); err != nil {
+			return err
+		}
+	}
+	p.ready.HTTP = httpURL(p.cfg.Listen, l.Addr())
+	return nil
+}

@@ -57,6 +57,7 @@ type instance struct {
 	log    *slog.Logger
 	data   *dataDir
 	host   string // the local one; empty for a gateway without one
+	name   string // of this process, unique among running ones
 	actors actors
 
 	server *server.Server // nil where the bus is elsewhere
@@ -67,7 +68,10 @@ type instance struct {
 
 // runProcess runs the parts until ctx ends or one of them fails.
 func runProcess(ctx context.Context, cfg *Config, parts parts, stderr io.Writer) (err error) {
-	p := &instance{cfg: cfg, parts: parts, log: newLogger(stderr, cfg.Verbose), ready: readiness{PID: os.Getpid()}}
+	p := &instance{
+		cfg: cfg, parts: parts, log: newLogger(stderr, cfg.Verbose),
+		name: parts.role() + "-" + nuid.Next(), ready: readiness{PID: os.Getpid()},
+	}
 	for _, note := range cfg.Notes {
 		p.log.Warn(note, "config", cfg.ConfigFile)
 	}
@@ -100,7 +104,7 @@ func (p *instance) start(ctx context.Context) error {
 		}
 	}
 	for _, step := range []func(context.Context) error{
-		p.startBus, p.startRegistry, p.startAggregator, p.startWorker, p.startGateway, p.startChecksD,
+		p.startBus, p.startRegistry, p.startChecksD, p.startWorker, p.startGateway,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -145,13 +149,12 @@ func (p *instance) connectEmbedded(ctx context.Context) error {
 	}
 	p.server, p.ready.Bus = s, s.URL()
 	p.actors.onStop("bus", s.Close)
-	name := "serve-" + nuid.Next()
-	nc, err := s.Connect(nats.Name("megaphone "+name), nats.CustomInboxPrefix(roleInbox), nats.MaxReconnects(-1))
+	nc, err := s.Connect(nats.Name("megaphone "+p.name), nats.CustomInboxPrefix(roleInbox), nats.MaxReconnects(-1))
 	if err != nil {
 		return err
 	}
 	p.actors.onStop("connection to the bus", nc.Close)
-	p.conn, err = bus.New(nc, bus.WithName(name), bus.WithLogger(p.log.With("component", "bus")))
+	p.conn, err = bus.New(nc, bus.WithName(p.name), bus.WithLogger(p.log.With("component", "bus")))
 	return err
 }
 
@@ -160,7 +163,7 @@ func (p *instance) connectEmbedded(ctx context.Context) error {
 func storeFor(dataMax int64) int64 { return dataMax + dataMax/4 }
 
 func (p *instance) connectElsewhere(ctx context.Context) error {
-	opts := []bus.Option{bus.WithName(p.parts.role() + "-" + nuid.Next()), bus.WithLogger(p.log.With("component", "bus"))}
+	opts := []bus.Option{bus.WithName(p.name), bus.WithLogger(p.log.With("component", "bus"))}
 	if p.cfg.BusCreds != "" {
 		opts = append(opts, bus.WithCreds(p.cfg.BusCreds))
 	}
@@ -172,23 +175,8 @@ func (p *instance) connectElsewhere(ctx context.Context) error {
 	return nil
 }
 
-// startRegistry fills this process's copy of what is registered.
-func (p *instance) startRegistry(ctx context.Context) error {
-	o := bus.RegistryOptions{
-		File:   p.data.file("registrations.jsonl"),
-		Local:  p.host,
-		Logger: p.log,
-	}
-	if p.parts.gateway {
-		o.Cache = p.cfg.Cache
-	}
-	p.invalid(&o)
-	p.reg = bus.NewRegistry(p.conn, o)
-	p.actors.start("registrations", p.reg.Run)
-	return p.actors.wait(ctx, p.reg.Ready())
-}
-
-// startChecksD registers what files say. The first pass is part of the start.
+// startChecksD registers what files say. The first pass comes before anything
+// answers.
 func (p *instance) startChecksD(ctx context.Context) error {
 	if !p.parts.gateway || p.cfg.ChecksD == "" || p.host == "" {
 		return nil
