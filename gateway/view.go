@@ -327,7 +327,7 @@ func (h *hostEntry) set(c *checkEntry, e *bus.Entry) {
 // is known any more.
 func (v *View) forgetName(h *hostEntry) {
 	v.names = nil
-	if !h.registered() && h.state.V == 0 && len(h.checks) == 0 {
+	if !h.registered() && h.override == nil && h.state.V == 0 && len(h.checks) == 0 {
 		delete(v.hosts, h.name)
 	}
 }
