@@ -117,16 +117,20 @@ func readSettings(path string) (settings, error) {
 		return settings{}, fmt.Errorf("--config %s: %w", path, cause(err))
 	}
 	s := settings{path: path, values: map[string]string{}}
+	misplaced := false
 	for _, section := range f.Sections() {
 		if !strings.EqualFold(section.Name(), configSection) {
+			misplaced = misplaced || len(section.Keys()) > 0
 			continue
 		}
 		for _, key := range section.Keys() {
 			s.values[strings.ToUpper(key.Name())] = key.String()
 		}
-		return s, nil
 	}
-	return settings{}, fmt.Errorf("--config %s: it has no section [%s]", path, configSection)
+	if misplaced && len(s.values) == 0 {
+		return settings{}, fmt.Errorf("--config %s: its settings must stand in a section [%s]", path, configSection)
+	}
+	return s, nil
 }
 
 // cause strips operation and path, which the caller names, from an error of the

@@ -102,6 +102,7 @@ func TestSettings(t *testing.T) {
 		"an empty variable is none": {env: map[string]string{"MEGAPHONE_PORT": ""}, want: func(c *Config) bool { return c.Port == 18001 }},
 		"host names are folded":     {args: []string{"--host", "WEB01"}, want: func(c *Config) bool { return c.Host == "web01" }},
 		"comments after a value":    {file: "[settings]\nPORT = 7 ; seven\n", want: func(c *Config) bool { return c.Port == 7 }},
+		"an empty file":             {file: "; nothing\n", want: func(c *Config) bool { return c.Port == 18001 && len(c.Notes) == 0 }},
 		"a # belongs to its value":  {file: "[settings]\nTOKEN_FILE = /a#b\n", want: func(c *Config) bool { return c.TokenFile == "/a#b" }},
 	} {
 		t.Run(name, func(t *testing.T) {
