@@ -43,10 +43,13 @@ type Config struct {
 	WriteFrom    []netip.Prefix
 	HTTPNames    []string // Host headers that writes without a token may bear
 	Read         string   // "open", or "token": reading needs a token too
-	Concurrency  int      // polls at once; 0 leaves it to the worker
-	ChecksD      string   // directory of registrations; empty for none
-	ChecksDGiven bool     // it was set, so it must exist
-	Verbose      bool     // log more
+	TLSCert      string   // files in PEM; HTTP is served as HTTPS
+	TLSKey       string
+	TLSClientCA  string // who bears a certificate of these may write
+	Concurrency  int    // polls at once; 0 leaves it to the worker
+	ChecksD      string // directory of registrations; empty for none
+	ChecksDGiven bool   // it was set, so it must exist
+	Verbose      bool   // log more
 
 	// Notes are what to log once the log exists, such as settings without effect.
 	Notes []string
@@ -142,6 +145,9 @@ func (c *Config) bindGateway(fs *pflag.FlagSet) {
 	fs.StringVar(&c.TokenFile, "token-file", c.TokenFile, "`FILE` with a name:token a line, for those who may write")
 	fs.Var((*prefixesValue)(&c.WriteFrom), "write-from", "who may write without a token")
 	fs.Var((*listValue)(&c.HTTPNames), "http-names", "`NAMES` of this server that writes without a token may be addressed to")
+	fs.StringVar(&c.TLSCert, "tls-cert", c.TLSCert, "`FILE` with the certificate chain to serve HTTPS with; read again when it changes")
+	fs.StringVar(&c.TLSKey, "tls-key", c.TLSKey, "`FILE` with its key")
+	fs.StringVar(&c.TLSClientCA, "tls-client-ca", c.TLSClientCA, "`FILE` with the authorities whose clients may write")
 	fs.StringVar(&c.Read, "read", c.Read, "who may read: open (anyone) or token")
 }
 
@@ -276,7 +282,10 @@ func (c *Config) Validate(p parts) error {
 	wrong(c.Bus == "" && p.server && c.Replicas != 1, "replicas", c.Replicas, "the embedded server is one machine: use --bus with a cluster")
 	wrong(c.Concurrency < 0, "concurrency", c.Concurrency, "it must not be negative")
 	wrong(c.Read != readOpen && c.Read != readToken, "read", c.Read, "use open or token")
-	wrong(c.Read == readToken && c.TokenFile == "", "read", c.Read, "it needs --token-file")
+	wrong(c.Read == readToken && c.TokenFile == "" && c.TLSClientCA == "", "read", c.Read, "it needs --token-file or --tls-client-ca")
+	wrong(c.TLSCert != "" && c.TLSKey == "", "tls-cert", c.TLSCert, "it needs --tls-key")
+	wrong(c.TLSKey != "" && c.TLSCert == "", "tls-key", c.TLSKey, "it needs --tls-cert")
+	wrong(c.TLSClientCA != "" && c.TLSCert == "", "tls-client-ca", c.TLSClientCA, "it needs --tls-cert and --tls-key")
 	if c.ChecksDGiven && c.ChecksD != "" {
 		info, err := os.Stat(c.ChecksD)
 		wrong(err != nil || !info.IsDir(), "checks-d", c.ChecksD, "it must be a directory")

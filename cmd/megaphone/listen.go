@@ -126,8 +126,10 @@ func (l *lateListener) Addr() net.Addr {
 func (l *lateListener) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed = true; l.inner == nil {
+	if l.closed || l.inner == nil {
+		l.closed = true
 		return nil
 	}
+	l.closed = true
 	return l.inner.Close()
 }

@@ -33,10 +33,10 @@ func (r readiness) write(path string) error {
 
 // httpURL is where this machine reaches what listens on address. Of a wildcard
 // it is the loopback of the same kind.
-func httpURL(address string, at net.Addr) string {
+func httpURL(scheme, address string, at net.Addr) string {
 	_, port, err := net.SplitHostPort(at.String())
 	if err != nil {
-		return "http://" + at.String()
+		return scheme + "://" + at.String()
 	}
 	switch ip := net.ParseIP(address); {
 	case ip == nil || !ip.IsUnspecified():
@@ -45,7 +45,7 @@ func httpURL(address string, at net.Addr) string {
 	default:
 		address = "::1"
 	}
-	return "http://" + net.JoinHostPort(address, port)
+	return scheme + "://" + net.JoinHostPort(address, port)
 }
 
 // systemd tells the service manager how the process is, where there is one.

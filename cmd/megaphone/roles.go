@@ -81,13 +81,17 @@ func (p *instance) startGateway(ctx context.Context) error {
 	if wait == 0 {
 		wait = never
 	}
+	certificates, err := serverTLS(p.cfg)
+	if err != nil {
+		return err
+	}
 	g := gateway.New(gateway.Config{
 		Conn: p.conn, Registry: p.reg, Host: p.host, Name: p.name,
 		Guard: gateway.GuardOptions{
 			TokenFile: p.cfg.TokenFile, WriteFrom: p.cfg.WriteFrom, HTTPNames: p.cfg.HTTPNames,
 			ReadToken: p.cfg.Read == readToken,
 		},
-		RegisterWait: wait, Interval: p.cfg.Interval, Timeout: p.cfg.Timeout,
+		TLS: certificates, RegisterWait: wait, Interval: p.cfg.Interval, Timeout: p.cfg.Timeout,
 		Logger: p.log, Version: version(),
 	})
 	l := newLateListener(p.cfg.Listen, p.cfg.Port)
@@ -97,6 +101,10 @@ func (p *instance) startGateway(ctx context.Context) error {
 			return err
 		}
 	}
-	p.ready.HTTP = httpURL(p.cfg.Listen, l.Addr())
+	scheme := "http"
+	if certificates != nil {
+		scheme = "https"
+	}
+	p.ready.HTTP = httpURL(scheme, p.cfg.Listen, l.Addr())
 	return nil
 }

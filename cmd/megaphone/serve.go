@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -134,9 +135,32 @@ func (p *instance) startBus(ctx context.Context) error {
 		return err
 	}
 	p.actors.onStop("bus connection", func() { _ = p.conn.Close() }) // always nil
+	return p.setup(ctx)
+}
+
+// setup makes sure of the streams. A bus that lets us in without letting us do
+// that answers nothing to the client that asked: its complaint comes apart.
+func (p *instance) setup(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
 	defer cancel()
-	return p.conn.Setup(ctx, bus.StreamOptions{Replicas: p.cfg.Replicas, MaxBytes: p.cfg.DataMax})
+	done := make(chan error, 1)
+	go func() {
+		done <- p.conn.Setup(ctx, bus.StreamOptions{Replicas: p.cfg.Replicas, MaxBytes: p.cfg.DataMax})
+	}()
+	refused := time.NewTicker(50 * time.Millisecond)
+	defer refused.Stop()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-refused.C:
+		}
+		if errors.Is(p.conn.NATS().LastError(), nats.ErrPermissionViolation) {
+			cancel()
+			<-done
+			return fmt.Errorf("the bus at %s does not let us use its streams: give the credentials of the role user with --bus-creds", p.cfg.Bus)
+		}
+	}
 }
 
 func (p *instance) connectEmbedded(ctx context.Context) error {
@@ -196,11 +220,20 @@ func (p *instance) announce() error {
 		}
 		p.actors.onStop("ready file", func() { removeReady(file, p.log) })
 	}
-	p.log.Info("ready", "http", p.ready.HTTP, "bus", p.ready.Bus, "host", p.host, "data", p.data.path, "version", version())
+	p.log.LogAttrs(context.Background(), slog.LevelInfo, "ready", p.attributes()...)
 	sd := systemd{p.log}
 	sd.notify(fmt.Sprintf("%s\nSTATUS=%s on %s%s", daemon.SdNotifyReady, p.parts.role(), p.host, at(p.ready.HTTP)))
 	p.actors.start("watchdog", func(ctx context.Context) error { return sd.watchdog(ctx, p.healthy) })
 	return nil
+}
+
+// attributes describe the process in its log, without what it does not have.
+func (p *instance) attributes() []slog.Attr {
+	all := []slog.Attr{
+		slog.String("http", p.ready.HTTP), slog.String("bus", p.ready.Bus), slog.String("host", p.host),
+		slog.String("data", p.data.path), slog.String("version", version()),
+	}
+	return slices.DeleteFunc(all, func(a slog.Attr) bool { return a.Value.String() == "" })
 }
 
 func at(url string) string {
