@@ -61,8 +61,8 @@ func unknown(s events.CheckState, in Result, now time.Time) Outcome {
 func count(s events.CheckState, with Settings, r events.Result, now time.Time) events.CheckState {
 	reg := with.Registration
 	switch {
-	case s.Basis == events.Pending && r.Status != events.OK && now.Before(s.Started.Add(reg.StartPeriod.D())):
-		return s // still starting: no failure yet
+	case s.Basis == events.Pending && r.Status != events.OK && reg.StartPeriod > 0 && now.Before(s.Started.Add(reg.StartPeriod.D())):
+		return s // still starting: no failure yet. A first push is older than the registration that it makes
 	case s.Basis != events.Live:
 		// What was reported before, if anything, no longer holds: the first
 		// result is believed at once.
