@@ -3,6 +3,8 @@ package gateway
 import (
 	"net/http"
 	"time"
+
+	"github.com/looprock/megaphone/events"
 )
 
 // livez says that the process runs and answers.
@@ -44,4 +46,15 @@ func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
 		code = http.StatusServiceUnavailable
 	}
 	writeJSON(w, code, a)
+}
+
+// getSchema answers the schema of an event type's data.
+func (s *Server) getSchema(w http.ResponseWriter, r *http.Request) {
+	schema, ok := events.Schema(r.PathValue("type"))
+	if !ok {
+		s.fail(w, r, refuse(http.StatusNotFound, "there is no event type %q", events.Cut(r.PathValue("type"), 128)))
+		return
+	}
+	w.Header().Set("Content-Type", "application/schema+json")
+	writeBody(w, http.StatusOK, schema)
 }

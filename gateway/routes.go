@@ -53,6 +53,7 @@ func (s *Server) table() []route {
 		{get, "/readyz", "whether answers are complete and current", false, true, s.readyz},
 		{get, "/metrics", "metrics of this process and its local host", false, false, s.getMetrics},
 		{get, "/metrics/hosts", "metrics of all hosts", false, false, s.getFleet},
+		{get, "/schemas/{type}", "JSON Schema of the data of an event type", false, false, s.getSchema},
 	}
 }
 
@@ -60,7 +61,7 @@ func (s *Server) table() []route {
 // resources, whose errors are problem documents.
 func newPath(path string) bool {
 	first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
-	return slices.Contains([]string{"hosts", "events", "livez", "readyz", "metrics"}, first)
+	return slices.Contains([]string{"hosts", "events", "livez", "readyz", "metrics", "schemas"}, first)
 }
 
 // node is a place in the tree of patterns. Routing is on the escaped path and
