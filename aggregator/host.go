@@ -1,6 +1,7 @@
 package aggregator
 
 import (
+	"cmp"
 	"maps"
 	"time"
 
@@ -49,7 +50,7 @@ func ReduceHost(h events.HostState, host string, checks []*events.CheckState, in
 	h.Since = later(now.UTC(), before.Since)
 	out.Transition = &events.Transition{
 		Host: h.Host, Number: h.Number, Previous: before.Moment(), Current: h.Moment(),
-		Message: hostText(h, sum), Labels: h.Labels, Cause: cause,
+		Message: hostText(h, sum), Labels: h.Labels, Cause: cmp.Or(cause, events.CauseRegistration),
 		Checks: sum.NotOK[:min(len(sum.NotOK), events.MaxTold)],
 	}
 	return h, out

@@ -1,0 +1,204 @@
+package aggregator
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/looprock/megaphone/bus"
+	"github.com/looprock/megaphone/events"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// reduce calls [Reduce]. A panic in it concerns one input, which then does not count.
+func (p *partition) reduce(c *check, in Input, now time.Time) (s events.CheckState, out Outcome) {
+	defer func() {
+		if r := recover(); r != nil {
+			p.log.Error("an input is skipped: the reducer panicked", "host", c.state.Host, "check", c.state.Check, "panic", r)
+			s, out = c.state, Outcome{Dropped: true}
+		}
+	}()
+	return Reduce(c.state, c.with, in, now)
+}
+
+// apply reduces an input of a check and stores what follows, before anything in
+// memory changes. causation is the id of the event that caused it, if any.
+func (p *partition) apply(ctx context.Context, c *check, in Input, now time.Time, causation string) (Outcome, error) {
+	s, out := p.reduce(c, in, now)
+	switch {
+	case out.Transition != nil:
+		if err := p.commit(ctx, out.Transition, s, causation, now); err != nil {
+			return out, err
+		}
+		p.dirty[c] = struct{}{}
+	case out.Write:
+		if err := p.store(ctx, s.Host, s.Check, s, s.Phase == events.Gone); err != nil {
+			return out, err
+		}
+		c.stored = s.Applied
+	case out.Dirty:
+		p.dirty[c] = struct{}{}
+	}
+	c.state = s
+	p.agenda.put(c)
+	if out.Ended != nil {
+		p.tellEnd(ctx, out.Ended, out.EndedPos)
+	}
+	if out.Deregister != "" {
+		return out, p.retire(ctx, c, out.Deregister)
+	}
+	return out, nil
+}
+
+// derive reduces a host after its checks, or by an input of its own.
+func (p *partition) derive(ctx context.Context, h *host, in HostInput, why cause, now time.Time) error {
+	s, out := ReduceHost(h.state, h.label, h.states, in, why.why, now)
+	switch {
+	case out.Transition != nil:
+		if err := p.commit(ctx, out.Transition, s, why.id, now); err != nil {
+			return err
+		}
+		p.dirty[h] = struct{}{}
+	case out.Write:
+		if err := p.store(ctx, h.label, "", s, s.Phase == events.Gone); err != nil {
+			return err
+		}
+	}
+	h.state = s
+	p.agenda.put(h)
+	if out.Ended != nil {
+		p.tellEnd(ctx, out.Ended, out.EndedPos)
+	}
+	return nil
+}
+
+// commit stores a transition with the complete state after it. It is seen by
+// subscribers only then, and only if no other owner came.
+func (p *partition) commit(ctx context.Context, t *events.Transition, state any, causation string, now time.Time) error {
+	header := events.Header{
+		Type: events.TypeCheckChanged, Source: events.TransitionSource(p.a.created, t.Host, t.Check), ID: t.ID(),
+		Host: t.Host, Check: t.Check, Time: now, Sequence: events.Sequence(t.Number), Causation: causation,
+	}
+	if t.Check == "" {
+		header.Type = events.TypeHostChanged
+	}
+	body, err := events.Encode(header, t)
+	if err != nil {
+		return fmt.Errorf("encode a transition: %w", err)
+	}
+	b, err := json.Marshal(state)
+	if err != nil {
+		return fmt.Errorf("encode a state: %w", err)
+	}
+	msg := bus.Message(events.CommitSubject(t.Host, t.Check), body)
+	msg.Header.Set(events.StateHeader, string(b))
+	position, err := p.write(ctx, msg, jetstream.WithExpectLastSequenceForSubject(p.fence, events.FenceSubject(p.n)))
+	if err != nil {
+		return err
+	}
+	p.changes, p.behind = max(p.changes, position), true
+	p.a.stats.transitions.Add(1)
+	return nil
+}
+
+// store writes a record of STATE. One of what is gone is forgotten at last.
+func (p *partition) store(ctx context.Context, host, check string, state any, gone bool) error {
+	b, err := json.Marshal(state)
+	if err != nil {
+		return fmt.Errorf("encode a state: %w", err)
+	}
+	msg := &nats.Msg{Subject: events.StateSubject(host, check), Data: b, Header: nats.Header{}}
+	opts := []jetstream.PublishOpt{jetstream.WithExpectLastSequenceForSubject(p.stateFence, events.StateFenceSubject(p.n))}
+	if gone {
+		opts = append(opts, jetstream.WithMsgTTL(TombstoneKept))
+	}
+	_, err = p.write(ctx, msg, opts...)
+	return err
+}
+
+// write is every write of the owner: one at a time, its acknowledgement read, and
+// but for fences and ticks with the expectation of a fence.
+func (p *partition) write(ctx context.Context, msg *nats.Msg, opts ...jetstream.PublishOpt) (uint64, error) {
+	if !p.lease.Valid() {
+		return 0, errLease
+	}
+	if !p.a.cfg.Conn.NATS().IsConnected() {
+		return 0, errAway // the client would keep it, and send it when it is no longer true
+	}
+	return p.a.cfg.Conn.Store(ctx, msg, opts...)
+}
+
+// checkpoint writes what moved since the last one: the states of all that
+// changed, and then how far the partition has come.
+func (p *partition) checkpoint(ctx context.Context) error {
+	if !p.behind && len(p.dirty) == 0 {
+		return nil
+	}
+	for r := range p.dirty {
+		host, check := r.name()
+		if err := p.store(ctx, host, check, r.value(), r.gone()); err != nil {
+			return fmt.Errorf("checkpoint: %w", err)
+		}
+		r.written()
+		delete(p.dirty, r)
+	}
+	ckpt := events.Checkpoint{V: events.RecordVersion, Results: p.results, Changes: p.changes, Time: events.At(p.now)}
+	b, err := json.Marshal(ckpt)
+	if err != nil {
+		return fmt.Errorf("encode a checkpoint: %w", err)
+	}
+	msg := &nats.Msg{Subject: events.CheckpointSubject(p.n), Data: b, Header: nats.Header{}}
+	if _, err := p.write(ctx, msg, jetstream.WithExpectLastSequenceForSubject(p.stateFence, events.StateFenceSubject(p.n))); err != nil {
+		return fmt.Errorf("checkpoint: %w", err)
+	}
+	p.saved, p.behind = ckpt, false
+	return nil
+}
+
+// farBehind is after how many foreign transitions a checkpoint without news is
+// written anew, so that a takeover need not read them.
+const farBehind = 1000
+
+// upkeep writes, once a minute, what must not be lost when RESULTS forgets it:
+// the states of checks whose last result is in its older half, so that a ttl may
+// be longer than results are kept. Where nothing came for so long, a tick moves
+// the checkpoint on.
+func (p *partition) upkeep(ctx context.Context) error {
+	results, err := p.streamState(ctx, bus.StreamResults)
+	if err != nil {
+		return err
+	}
+	changes, err := p.streamState(ctx, bus.StreamChanges)
+	if err != nil {
+		return err
+	}
+	half := results.FirstSeq + (results.LastSeq-results.FirstSeq)/2
+	for _, h := range p.hosts {
+		for _, c := range h.checks {
+			if c.state.Applied > c.stored && c.state.Applied <= half {
+				p.dirty[c] = struct{}{}
+			}
+		}
+	}
+	if p.saved.Changes+farBehind < changes.LastSeq {
+		// No write of this partition is under way, so that all its transitions
+		// up to here are known.
+		p.changes, p.behind = max(p.changes, changes.LastSeq), true
+	}
+	if p.results < half && p.tick == 0 {
+		return p.publishTick(ctx)
+	}
+	return nil
+}
+
+func (p *partition) streamState(ctx context.Context, name string) (jetstream.StreamState, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	s, err := p.a.cfg.Conn.JetStream().Stream(ctx, name)
+	if err != nil {
+		return jetstream.StreamState{}, fmt.Errorf("ask for the stream %s: %w", name, err)
+	}
+	return s.CachedInfo().State, nil
+}

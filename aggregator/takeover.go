@@ -1,0 +1,317 @@
+package aggregator
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/looprock/megaphone/bus"
+	"github.com/looprock/megaphone/events"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// fenceRecord is the content of a fence. Only its position matters; the rest
+// tells people who took over when.
+type fenceRecord struct {
+	V    int    `json:"v"`
+	Name string `json:"name"`
+}
+
+// takeoverTimeout bounds a takeover: it is tried again after that.
+const takeoverTimeout = 30 * time.Second
+
+// takeOver is the one way to begin, to be handed a partition, and out of any
+// doubt. Behind a new fence no earlier owner's write can be stored any more, so
+// that what is read up to the fence is all there is. The reader that it returns
+// gives RESULTS from there on.
+func (p *partition) takeOver(ctx context.Context) (*reader, error) {
+	select {
+	case p.a.slots <- struct{}{}:
+		defer func() { <-p.a.slots }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	began := time.Now()
+	outer := ctx
+	ctx, cancel := context.WithTimeout(ctx, takeoverTimeout)
+	defer cancel()
+	for _, step := range []struct {
+		name string
+		do   func(context.Context) error
+	}{
+		{"set the fences", p.setFences},
+		{"read the state", p.readState},
+		{"read the transitions since", p.readChanges},
+		{"read the last results", p.readResults},
+		{"apply the registrations", p.readRegistrations},
+	} {
+		if err := step.do(ctx); err != nil {
+			return nil, fmt.Errorf("%s: %w", step.name, err)
+		}
+	}
+	r, err := p.follow(outer)
+	if err != nil {
+		return nil, err
+	}
+	for _, ev := range p.a.waiting(p.n) {
+		p.refuse(ctx, ev)
+	}
+	p.behind = true // the next one need not read so far
+	p.a.stats.takeovers.Add(1)
+	p.log.Debug("partition taken over", "fence", p.fence, "hosts", len(p.hosts), "results", p.results,
+		"pending", r.pending, "took", time.Since(began))
+	return r, nil
+}
+
+// setFences ends the rights of all owners before.
+func (p *partition) setFences(ctx context.Context) (err error) {
+	b, err := json.Marshal(fenceRecord{V: events.RecordVersion, Name: p.a.cfg.Name})
+	if err != nil {
+		return err
+	}
+	msg := func(subject string) *nats.Msg { return &nats.Msg{Subject: subject, Data: b, Header: nats.Header{}} }
+	if p.fence, err = p.write(ctx, msg(events.FenceSubject(p.n))); err != nil {
+		return err
+	}
+	p.changes = p.fence
+	p.fenced[0] = time.Now()
+	p.stateFence, err = p.write(ctx, msg(events.StateFenceSubject(p.n)))
+	p.fenced[1] = time.Now()
+	return err
+}
+
+// readState reads all records of the partition, until one's own fence is among
+// them: what a lagging replica does not have yet is waited for.
+func (p *partition) readState(ctx context.Context) error {
+	cfg := jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverAllPolicy, FilterSubjects: []string{events.StatePartition(p.n)}}
+	return readUpTo(ctx, p.a.cfg.Conn, bus.StreamState, cfg, p.stateFence, func(m jetstream.Msg, meta *jetstream.MsgMetadata) error {
+		switch m.Subject() {
+		case events.CheckpointSubject(p.n):
+			return p.decode(m.Subject(), m.Data(), &p.saved)
+		case events.StateFenceSubject(p.n):
+			if meta.Sequence.Stream == p.stateFence {
+				p.clock.set(p.fenced[0], p.fenced[1], meta.Timestamp)
+			}
+			p.now = meta.Timestamp
+			return nil
+		}
+		return p.adopt(m.Subject(), m.Data(), false)
+	})
+}
+
+// decode reads a record into v. One of a later version is an error; one that
+// cannot be read is left out: v stays as it is.
+func (p *partition) decode(subject string, b []byte, v any) error {
+	var head struct {
+		V int `json:"v"`
+	}
+	err := json.Unmarshal(b, &head)
+	if head.V > events.RecordVersion {
+		return fmt.Errorf("read %s: %w: %d, this one knows %d", subject, errVersion, head.V, events.RecordVersion)
+	}
+	if err == nil {
+		err = json.Unmarshal(b, v)
+	}
+	if err != nil {
+		p.log.Error("a record is unreadable and left out", "subject", subject, "error", err)
+	}
+	return nil
+}
+
+// readChanges adopts the transitions that were committed after the checkpoint,
+// up to the fence.
+func (p *partition) readChanges(ctx context.Context) error {
+	cfg := jetstream.ConsumerConfig{
+		DeliverPolicy: jetstream.DeliverAllPolicy, FilterSubjects: []string{events.StatusSubjects, events.FenceSubject(p.n)},
+	}
+	if p.saved.Changes > 0 {
+		cfg.DeliverPolicy, cfg.OptStartSeq = jetstream.DeliverByStartSequencePolicy, p.saved.Changes+1
+	}
+	return readUpTo(ctx, p.a.cfg.Conn, bus.StreamChanges, cfg, p.fence, func(m jetstream.Msg, _ *jetstream.MsgMetadata) error {
+		a, err := events.ParseSubject(m.Subject())
+		if err != nil || events.Partition(a.Host) != p.n {
+			return nil // a fence, or of another partition
+		}
+		if err := p.adopt(m.Subject(), []byte(m.Headers().Get(events.StateHeader)), true); err != nil || a.Check == "" {
+			return err
+		}
+		p.recallCause(a.Host, m)
+		return nil
+	})
+}
+
+// recallCause notes why a check of a host changed, lest the host is still to be told.
+func (p *partition) recallCause(name string, m jetstream.Msg) {
+	e, err := bus.ReadEvent(m)
+	var t events.Transition
+	if err == nil {
+		err = events.DataAs(e, &t)
+	}
+	if h := p.hosts[name]; err == nil && h != nil {
+		h.why = cause{t.Cause, t.ID()}
+	}
+}
+
+// adopt takes a state as it was stored, if its number is higher than what is
+// known. changed says that it comes from a transition: STATE does not have it.
+func (p *partition) adopt(subject string, b []byte, changed bool) error {
+	var to struct{ Host, Check string }
+	if json.Unmarshal(b, &to) == nil && to.Check == "" {
+		return p.adoptHost(subject, b, changed)
+	}
+	var s events.CheckState
+	if err := p.decode(subject, b, &s); err != nil || s.Host == "" {
+		return err
+	}
+	h := p.host(s.Host)
+	c := h.check(s.Check)
+	if c == nil {
+		c = &check{}
+		h.add(s.Check, c)
+	}
+	if c.state.Phase != "" && s.Number <= c.state.Number {
+		return nil
+	}
+	c.state = s
+	if changed {
+		p.dirty[c] = struct{}{}
+	} else {
+		c.stored = s.Applied
+	}
+	return nil
+}
+
+func (p *partition) adoptHost(subject string, b []byte, changed bool) error {
+	var s events.HostState
+	if err := p.decode(subject, b, &s); err != nil || s.Host == "" {
+		return err
+	}
+	h := p.host(s.Host)
+	if h.state.Phase != "" && s.Number <= h.state.Number {
+		return nil
+	}
+	h.state = s
+	if changed {
+		p.dirty[h] = struct{}{}
+	}
+	return nil
+}
+
+// readResults finds out what the last results were: what is not written with
+// each of them is read again. Those after the checkpoint will be consumed.
+func (p *partition) readResults(ctx context.Context) error {
+	state, err := p.streamState(ctx, bus.StreamResults)
+	if err != nil {
+		return err
+	}
+	p.forget(state.LastSeq)
+	p.results, p.replay = p.saved.Results, state.LastSeq
+	if p.saved.V == 0 { // the partition was never held
+		p.results = max(state.FirstSeq, 1) - 1
+		return nil
+	}
+	cfg := jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy, FilterSubjects: events.PartitionResults(p.n)[:2]}
+	err = readUpTo(ctx, p.a.cfg.Conn, bus.StreamResults, cfg, 0, func(m jetstream.Msg, meta *jetstream.MsgMetadata) error {
+		if meta.Sequence.Stream <= p.saved.Results {
+			p.recall(m, meta.Timestamp)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if p.saved.Results+1 < state.FirstSeq { // what came meanwhile is no longer kept
+		p.results = state.FirstSeq - 1
+	}
+	return nil
+}
+
+// forget draws positions back to the end of RESULTS: a power cut may have taken
+// some of it, and what comes next must count.
+func (p *partition) forget(last uint64) {
+	p.saved.Results = min(p.saved.Results, last)
+	for _, h := range p.hosts {
+		for _, c := range h.checks {
+			c.state.Applied = min(c.state.Applied, last)
+		}
+	}
+}
+
+// recall notes a result whose effects are in the state as the last one.
+func (p *partition) recall(m jetstream.Msg, stored time.Time) {
+	in, err := bus.ReadResult(m)
+	if err != nil || p.hosts[in.Host] == nil {
+		return
+	}
+	c := p.hosts[in.Host].check(in.Check)
+	// Polls have an address to go to, pushes have none.
+	if c == nil || in.Polled != (c.state.Addr != "") || !c.state.FreshResult(in.Result, in.Polled, in.Position) {
+		return
+	}
+	c.state = Remember(c.state, Result{
+		Polled: in.Polled, Position: in.Position, Observed: in.Observed, Result: in.Result,
+	}, stored)
+}
+
+// readRegistrations applies registrations and overrides as levels, at least as
+// they are now, derives the hosts, and puts deadlines off if results were lost.
+func (p *partition) readRegistrations(ctx context.Context) error {
+	state, err := p.streamState(ctx, bus.StreamRegistrations)
+	if err != nil {
+		return err
+	}
+	if state.Msgs > 0 { // else its last position is nobody's
+		if err := p.await(ctx, state.LastSeq); err != nil {
+			return err
+		}
+	}
+	p.bury()
+	if err := p.levelAll(ctx); err != nil {
+		return err
+	}
+	if p.saved.V > 0 && p.results > p.saved.Results {
+		p.putOff(Outage{From: p.saved.Time.Time, To: p.now}, p.now)
+	}
+	return nil
+}
+
+// bury forgets what is gone for so long that its record has ended.
+func (p *partition) bury() {
+	for name, h := range p.hosts {
+		kept := h.checks[:0]
+		for _, c := range h.checks {
+			if c.gone() && c.state.Since.Add(TombstoneKept).Before(p.now) {
+				delete(p.dirty, c)
+				continue
+			}
+			kept = append(kept, c)
+		}
+		h.checks = kept
+		h.states = h.states[:0]
+		for _, c := range kept {
+			h.states = append(h.states, &c.state)
+		}
+		if len(kept) == 0 && h.gone() && h.state.Since.Add(TombstoneKept).Before(p.now) {
+			delete(p.dirty, h)
+			delete(p.hosts, name)
+		}
+	}
+}
+
+// follow begins to consume RESULTS after the checkpoint.
+func (p *partition) follow(ctx context.Context) (*reader, error) {
+	r, err := read(ctx, p.a.cfg.Conn, bus.StreamResults, jetstream.ConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: p.results + 1,
+		FilterSubjects: events.PartitionResults(p.n),
+	})
+	if err != nil {
+		return nil, err
+	}
+	if r.pending == 0 {
+		// Nothing came for this partition up to the end as it was before.
+		p.results = max(p.results, p.replay)
+	}
+	return r, nil
+}
