@@ -168,7 +168,8 @@ func (s *Server) callOverride(ctx context.Context, body []byte) (any, error) {
 	return struct{}{}, s.setOverride(ctx, o.Override)
 }
 
-// callStatus answers from memory: all hosts, or a host with its checks, or a check.
+// callStatus answers from memory: all hosts, or a host with its checks, or a
+// check; the zero query is about the local host without its checks.
 func (s *Server) callStatus(_ context.Context, body []byte) (any, error) {
 	var q events.StatusQuery
 	if len(body) > 0 {
@@ -199,6 +200,8 @@ func (s *Server) callStatus(_ context.Context, body []byte) (any, error) {
 		return nil, err
 	}
 	a.Hosts = []events.HostView{view}
-	a.Checks, _ = s.view.Checks(host, now)
+	if q.Host != "" { // who only asks for the local host's name gets a short answer
+		a.Checks, _ = s.view.Checks(host, now)
+	}
 	return a, nil
 }
