@@ -99,7 +99,11 @@ func (c *client) on(ctx context.Context, conn *bus.Conn) (string, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	if a, err := conn.Status(ctx, events.StatusQuery{}); err == nil && a.Local != "" {
+	a, err := conn.Status(ctx, events.StatusQuery{})
+	switch {
+	case errors.Is(err, bus.ErrRefused): // it is there, so its host may have another name than the machine
+		return "", fmt.Errorf("ask for the local host: %w; name it with --host", err)
+	case err == nil && a.Local != "":
 		return a.Local, nil
 	}
 	return machineHost(os.Hostname)
