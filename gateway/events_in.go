@@ -14,6 +14,7 @@ import (
 
 	"github.com/cloudevents/sdk-go/v2/event"
 	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/looprock/megaphone/bus"
 	"github.com/looprock/megaphone/events"
@@ -53,7 +54,7 @@ func (s *Server) postEvents(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		var e event.Event
 		if e, err = bus.ReadEvent(httpMessage(r.Header, body)); err == nil {
-			err = s.takeIn(r.Context(), e)
+			err = s.takeIn(r.Context(), e, true)
 		}
 	}
 	if err != nil {
@@ -94,13 +95,9 @@ func (s *Server) postBatch(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
-	var faults []eventFault
-	for i, raw := range batch {
-		if id, err := s.takeInRaw(r.Context(), raw); err != nil {
-			code, detail := codeOf(err)
-			faults = append(faults, eventFault{i, id, code, detail})
-		}
-	}
+	// A batch may take longer than one write.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTime + maxWait))
+	faults := s.takeInAll(r.Context(), batch)
 	switch {
 	case len(faults) == 0:
 		w.WriteHeader(http.StatusNoContent)
@@ -129,16 +126,48 @@ func parseBatch(body []byte) ([]json.RawMessage, error) {
 	return batch, nil
 }
 
-func (s *Server) takeInRaw(ctx context.Context, raw []byte) (id string, err error) {
-	e, err := events.Decode(raw)
-	if err != nil {
-		return e.ID(), err
+// takeInAll carries out the events of a batch: those of one subject in their
+// order, those of different subjects at the same time. It returns what was refused.
+func (s *Server) takeInAll(ctx context.Context, batch []json.RawMessage) []eventFault {
+	faults := make([]*eventFault, len(batch))
+	groups := map[string][]func(){}
+	for i, raw := range batch {
+		e, err := events.Decode(raw)
+		note := func(err error) {
+			if err != nil {
+				code, detail := codeOf(err)
+				faults[i] = &eventFault{i, e.ID(), code, detail}
+			}
+		}
+		if err != nil {
+			note(err)
+			continue
+		}
+		groups[e.Subject()] = append(groups[e.Subject()], func() { note(s.takeIn(ctx, e, false)) })
 	}
-	return e.ID(), s.takeIn(ctx, e)
+	var g errgroup.Group
+	g.SetLimit(maxCalls)
+	for _, group := range groups {
+		g.Go(func() error {
+			for _, run := range group {
+				run()
+			}
+			return nil
+		})
+	}
+	_ = g.Wait() // each has noted its own fault
+	var out []eventFault
+	for _, f := range faults {
+		if f != nil {
+			out = append(out, *f)
+		}
+	}
+	return out
 }
 
-// takeIn carries out one event.
-func (s *Server) takeIn(ctx context.Context, e event.Event) error {
+// takeIn carries out one event. With visible it waits a little until readers see
+// a push.
+func (s *Server) takeIn(ctx context.Context, e event.Event, visible bool) error {
 	host, check, err := parseSubjectName(e.Subject())
 	if err != nil {
 		return err
@@ -148,7 +177,7 @@ func (s *Server) takeIn(ctx context.Context, e event.Event) error {
 	}
 	switch e.Type() {
 	case events.TypeResult:
-		return s.takeResult(ctx, e, host, check)
+		return s.takeResult(ctx, e, host, check, visible)
 	case events.TypeRegistered:
 		return s.takeRegistration(ctx, e, host, check)
 	case events.TypeDeregistered:
@@ -205,7 +234,7 @@ func agreeBoth(host, check, dataHost, dataCheck string) (string, string, error) 
 	return host, check, err
 }
 
-func (s *Server) takeResult(ctx context.Context, e event.Event, host, check string) error {
+func (s *Server) takeResult(ctx context.Context, e event.Event, host, check string, visible bool) error {
 	if check == "" {
 		return refuse(http.StatusBadRequest, "a result needs the subject hosts/HOST/checks/ID")
 	}
@@ -221,7 +250,7 @@ func (s *Server) takeResult(ctx context.Context, e event.Event, host, check stri
 	if err != nil {
 		return err
 	}
-	return s.push(ctx, host, check, r, body, e.Source()+" "+e.ID())
+	return s.push(ctx, pushed{host, check, r, body, e.Source() + " " + e.ID()}, visible)
 }
 
 func (s *Server) takeRegistration(ctx context.Context, e event.Event, host, check string) error {

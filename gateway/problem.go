@@ -106,10 +106,7 @@ func full(err error) bool {
 // fail answers with an error, as problem+json.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	code, detail := codeOf(err)
-	s.note(r, code, err)
-	if code == http.StatusServiceUnavailable {
-		w.Header().Set("Retry-After", "1")
-	}
+	s.note(w, r, code, err)
 	writeProblem(w, problem{Type: "about:blank", Title: http.StatusText(code), Status: code, Detail: detail})
 }
 
@@ -117,14 +114,18 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 // the body.
 func (s *Server) failLegacy(w http.ResponseWriter, r *http.Request, prefix string, err error) {
 	code, detail := codeOf(err)
-	s.note(r, code, err)
-	if code == http.StatusServiceUnavailable {
-		w.Header().Set("Retry-After", "1")
-	}
+	s.note(w, r, code, err)
 	writeText(w, code, strings.TrimSpace(prefix+" "+detail))
 }
 
-func (s *Server) note(r *http.Request, code int, err error) {
+// note logs what is our failure, and sets the headers that belong to a code.
+func (s *Server) note(w http.ResponseWriter, r *http.Request, code int, err error) {
+	switch code {
+	case http.StatusServiceUnavailable:
+		w.Header().Set("Retry-After", "1")
+	case http.StatusUnauthorized:
+		w.Header().Set("WWW-Authenticate", `Bearer realm="megaphone"`)
+	}
 	if code >= 500 {
 		s.log.Warn("request was not carried out", "method", r.Method, "path", r.URL.Path, "code", code, "error", err)
 	}

@@ -110,9 +110,17 @@ func pyText(s string) pyValue {
 // pairs; <, > and & as they are.
 func appendPyString(dst []byte, s string) []byte {
 	dst = append(dst, '"')
-	for _, r := range s { // invalid UTF-8 comes as U+FFFD
+	plain := 0 // where the bytes begin that stay as they are
+	for i, r := range s { // invalid UTF-8 comes as U+FFFD
+		if r >= ' ' && r <= '~' && r != '"' && r != '\\' {
+			continue
+		}
+		dst = append(dst, s[plain:i]...)
 		dst = appendPyRune(dst, r)
+		_, n := utf8.DecodeRuneInString(s[i:])
+		plain = i + n
 	}
+	dst = append(dst, s[plain:]...)
 	return append(dst, '"')
 }
 

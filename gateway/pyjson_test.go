@@ -58,6 +58,12 @@ func TestPySet(t *testing.T) {
 	is.Equal(string(v.append(nil)), `{"x": 1, "status": "OK", "y": 2, "message": "\u00e9"}`)
 }
 
+func TestAppendPyString(t *testing.T) {
+	is := is.New(t)
+	is.Equal(string(appendPyString(nil, "")), `""`)
+	is.Equal(string(appendPyString(nil, "a\"b\\cé\xffd\n😀")), `"a\"b\\c\u00e9\ufffdd\n\ud83d\ude00"`)
+}
+
 // What is written reads back as the same document and stays as it is in a
 // second round; what encoding/json reads is read here too.
 func FuzzPyJSON(f *testing.F) {

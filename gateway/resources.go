@@ -8,6 +8,9 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
+	"github.com/looprock/megaphone/bus"
 	"github.com/looprock/megaphone/events"
 )
 
@@ -151,10 +154,8 @@ func (s *Server) deleteHost(w http.ResponseWriter, r *http.Request) {
 			return err
 		}
 		defer cancel()
-		for _, e := range checks {
-			if err := s.deregister(ctx, host, e.Registration.ID, "its host was deregistered"); err != nil && !isGone(err) {
-				return err
-			}
+		if err := s.deregisterAll(w, r, checks); err != nil {
+			return err
 		}
 		if override {
 			if err := s.clearOverride(ctx, host, "", ""); err != nil && !isGone(err) {
@@ -170,6 +171,24 @@ func (s *Server) deleteHost(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusNoContent)
 		return nil
 	})
+}
+
+// deregisterAll ends many registrations at the same time, so that they share the
+// writes to the disk.
+func (s *Server) deregisterAll(w http.ResponseWriter, r *http.Request, checks []bus.Entry) error {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTime + maxWait))
+	var g errgroup.Group
+	g.SetLimit(maxCalls)
+	for _, e := range checks {
+		g.Go(func() error {
+			err := s.deregister(r.Context(), e.Registration.Host, e.Registration.ID, "its host was deregistered")
+			if isGone(err) {
+				return nil
+			}
+			return err
+		})
+	}
+	return g.Wait()
 }
 
 // isGone reports whether somebody else was faster.

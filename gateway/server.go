@@ -287,7 +287,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if n.legacy {
 			s.failLegacy(w, r, "", err)
 		} else {
-			s.failGuard(w, r, err)
+			s.fail(w, r, err)
 		}
 		return
 	}
@@ -320,13 +320,6 @@ func (s *Server) admit(r **http.Request, rt *route) error {
 func writer(r *http.Request) string {
 	by, _ := r.Context().Value(writerKey{}).(string)
 	return by
-}
-
-func (s *Server) failGuard(w http.ResponseWriter, r *http.Request, err error) {
-	if code, _ := codeOf(err); code == http.StatusUnauthorized {
-		w.Header().Set("WWW-Authenticate", `Bearer realm="megaphone"`)
-	}
-	s.fail(w, r, err)
 }
 
 func (s *Server) notFound(w http.ResponseWriter, r *http.Request) {

@@ -35,7 +35,13 @@ type View struct {
 	mu    sync.RWMutex
 	hosts map[string]*hostEntry
 	names []string // of hosts of which something is registered, sorted; nil: to be made anew
+
+	strays int // entries made for results of what is not registered, since the last sweep
 }
+
+// maxStrays is how many checks are remembered that are not registered: anybody
+// may push for a name that the aggregator then refuses.
+const maxStrays = 10_000
 
 // hostEntry is a host and its checks, guarded by View.mu.
 type hostEntry struct {
@@ -211,8 +217,29 @@ func (v *View) ApplyResult(in bus.Incoming) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	h := v.host(in.Host)
+	if h.checks[in.Check] == nil {
+		if v.strays++; v.strays > maxStrays {
+			v.sweep()
+			h = v.host(in.Host)
+		}
+	}
 	c := h.check(in.Check)
 	h.change(c, func() { c.count(in) })
+}
+
+// sweep forgets checks of which there is nothing but results.
+func (v *View) sweep() {
+	v.strays = 0
+	for name, h := range v.hosts {
+		for id, c := range h.checks {
+			if c.entry == nil && c.state.V == 0 && c.watch == nil {
+				delete(h.checks, id)
+			}
+		}
+		if !h.registered() && h.state.V == 0 && len(h.checks) == 0 && h.watch == nil {
+			delete(v.hosts, name)
+		}
+	}
 }
 
 func (c *checkEntry) count(in bus.Incoming) {
@@ -341,13 +368,13 @@ func (v *View) Reset() {
 	for _, h := range v.hosts {
 		h.state = events.HostState{}
 		for id, c := range h.checks {
+			wake(&c.watch)
 			if c.entry == nil {
 				delete(h.checks, id)
 				continue
 			}
 			c.state, c.number, c.applied, c.dropped, c.reg = events.CheckState{}, 0, 0, 0, 0
 			c.last, c.lastAt, c.early = events.Result{}, 0, nil
-			wake(&c.watch)
 		}
 		h.changed()
 	}
@@ -385,16 +412,6 @@ func (h *hostEntry) message() string {
 		return text
 	}
 	return o.Text()
-}
-
-// count is how many checks of a host are registered.
-func (v *View) count(host string) int {
-	v.mu.RLock()
-	defer v.mu.RUnlock()
-	if h := v.hosts[host]; h != nil {
-		return len(h.order)
-	}
-	return 0
 }
 
 // document is what the service said with the last result that counts.

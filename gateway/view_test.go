@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -254,6 +255,23 @@ func TestViewReset(t *testing.T) {
 	is.Equal(v.a(t).Message, "new")
 	h, _ := v.Host("web01", time.Now())
 	is.Equal(h.Number, uint64(0))
+}
+
+// Results for names that nobody registers are not remembered for ever.
+func TestViewForgetsStrays(t *testing.T) {
+	is := is.New(t)
+	v, _ := viewOf(true)
+	for i := range 3 * maxStrays {
+		in := polledAt(uint64(i), 1, events.OK, "")
+		in.Host, in.Check, in.Polled = fmt.Sprintf("h%d", i%7), strconv.Itoa(i), false
+		v.ApplyResult(in)
+	}
+	total := 0
+	for _, h := range v.hosts {
+		total += len(h.checks)
+	}
+	is.True(total <= maxStrays+1)
+	is.Equal(v.a(t).Phase, events.Pending)
 }
 
 func TestSettled(t *testing.T) {

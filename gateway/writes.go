@@ -122,11 +122,19 @@ func (s *Server) overrideChanged(ctx context.Context, host, check string, positi
 	s.view.WaitOverride(ctx, host, check, position)
 }
 
-// push stores the status that a service tells of itself. e is nil, or the
-// event that it came in, which is then stored as it is.
-func (s *Server) push(ctx context.Context, host, check string, r events.Result, body []byte, id string) error {
-	if e, ok := s.reg.Check(host, check); ok && !e.Registration.Push() {
-		return refuse(http.StatusConflict, "check %q of %s is polled, so that nobody can push its status: register it without a url", check, host)
+// pushed is a push as it is stored.
+type pushed struct {
+	host, check string
+	result      events.Result
+	body        []byte // the event
+	id          string // by which a repetition is recognised
+}
+
+// push stores the status that a service tells of itself. With visible it waits a
+// little until readers see it.
+func (s *Server) push(ctx context.Context, p pushed, visible bool) error {
+	if e, ok := s.reg.Check(p.host, p.check); ok && !e.Registration.Push() {
+		return refuse(http.StatusConflict, "check %q of %s is polled, so that nobody can push its status: register it without a url", p.check, p.host)
 	}
 	waiting := ctx
 	ctx, cancel, err := s.writing(ctx)
@@ -134,13 +142,13 @@ func (s *Server) push(ctx context.Context, host, check string, r events.Result, 
 		return err
 	}
 	defer cancel()
-	shows := s.view.Shows(host, check, r)
-	position, err := s.conn.Store(ctx, bus.Message(events.ResultSubject(host, check), body), jetstream.WithMsgID(id))
+	shows := s.view.Shows(p.host, p.check, p.result)
+	position, err := s.conn.Store(ctx, bus.Message(events.ResultSubject(p.host, p.check), p.body), jetstream.WithMsgID(p.id))
 	if err != nil {
 		return err
 	}
-	if !shows {
-		s.view.Settled(waiting, host, check, position)
+	if visible && !shows {
+		s.view.Settled(waiting, p.host, p.check, position)
 	}
 	return nil
 }
@@ -155,7 +163,7 @@ func (s *Server) pushResult(ctx context.Context, host, check string, r events.Re
 	if err != nil {
 		return err
 	}
-	return s.push(ctx, host, check, r, body, h.Source+" "+h.ID)
+	return s.push(ctx, pushed{host, check, r, body, h.Source + " " + h.ID}, true)
 }
 
 // readResult reads the body of a push. What only workers say is left out.
