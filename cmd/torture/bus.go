@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/looprock/megaphone/bus"
+	"github.com/looprock/megaphone/bus/server"
+)
+
+// Kinds of bus.
+const (
+	embedded = "embedded" // the server in `megaphone serve`
+	external = "external" // one nats-server
+	cluster  = "cluster"  // three
+)
+
+// busSetup is a bus of processes, and how to reach it.
+type busSetup struct {
+	Procs    []*process
+	Addrs    []string // ADDR:PORT of each
+	Creds    string   // file with the role user's name and password
+	Replicas int
+}
+
+// URL is what clients connect to.
+func (b busSetup) URL() string { return "nats://" + strings.Join(b.Addrs, ",nats://") }
+
+// Connect makes a connection of the role user that uses JetStream.
+func (b busSetup) Connect(ctx context.Context) (*bus.Conn, error) {
+	return bus.Connect(ctx, b.URL(), bus.WithCreds(b.Creds))
+}
+
+// WaitReady waits until the streams can be made.
+func (b busSetup) WaitReady(ctx context.Context) error {
+	var last error
+	err := eventually(ctx, "the bus answers", func() bool {
+		var c *bus.Conn
+		if c, last = b.Connect(ctx); last != nil {
+			return false
+		}
+		defer c.Close()
+		_, last = c.JetStream().AccountInfo(ctx)
+		return last == nil
+	})
+	return errors.Join(err, last)
+}
+
+// newBus prepares a bus of a kind in dir, with the programs of bin.
+func newBus(kind, dir string, bin programs, make func(name, path string, args ...string) *process) (busSetup, error) {
+	switch kind {
+	case embedded:
+		return embeddedBus(dir, bin, make)
+	case external:
+		return natsServers(1, dir, bin, make)
+	case cluster:
+		return natsServers(3, dir, bin, make)
+	}
+	return busSetup{}, fmt.Errorf("--bus %s: use embedded, external or cluster", kind)
+}
+
+func embeddedBus(dir string, bin programs, make func(name, path string, args ...string) *process) (busSetup, error) {
+	bus, port := freeAddress(), freeAddress()
+	_, port, err := net.SplitHostPort(port)
+	data := filepath.Join(dir, "serve")
+	p := make("serve", bin.Megaphone, "serve", "--bus-listen", bus, "--listen", "127.0.0.1", "--port", port, "--host", "serve")
+	return busSetup{Procs: []*process{p}, Addrs: []string{bus}, Creds: filepath.Join(data, server.CredsFile), Replicas: 1}, err
+}
+
+// natsServers prepares n nats-servers with Megaphone's permissions.
+func natsServers(n int, dir string, bin programs, make func(name, path string, args ...string) *process) (busSetup, error) {
+	b := busSetup{Creds: filepath.Join(dir, "bus.creds"), Replicas: n}
+	password := "p" + rand.Text()
+	err := os.WriteFile(b.Creds, []byte(server.RoleUser+":"+password+"\n"), 0o600)
+	err = errors.Join(err, os.WriteFile(filepath.Join(dir, "nats-permissions.conf"), []byte(server.Permissions()), 0o600))
+	var routes []string
+	for range n {
+		routes = append(routes, freeAddress())
+		b.Addrs = append(b.Addrs, freeAddress())
+	}
+	for i := range n {
+		name := "nats" + strconv.Itoa(i+1)
+		conf := fmt.Sprintf("server_name: %s\nlisten: %s\nmax_payload: 1MB\njetstream { store_dir: %q, max_file_store: 4GiB, sync_interval: \"1s\" }\n"+
+			"MEGAPHONE_PASSWORD: %q\ninclude \"nats-permissions.conf\"\n", name, b.Addrs[i], filepath.Join(dir, name), password)
+		if n > 1 {
+			conf += fmt.Sprintf("cluster { name: torture, listen: %s, routes: [ nats://%s ] }\n", routes[i], strings.Join(routes, ", nats://"))
+		}
+		file := filepath.Join(dir, name+".conf")
+		err = errors.Join(err, os.WriteFile(file, []byte(conf), 0o600))
+		b.Procs = append(b.Procs, make(name, bin.NATSServer, "-c", file))
+	}
+	return b, err
+}
+
+// Ports below those that the system gives to outgoing connections, so that a
+// process that starts again finds its own free.
+const firstPort, lastPort = 20000, 32000
+
+var nextPort = firstPort + os.Getpid()%10000
+
+// freeAddress returns an address of the loopback that nobody listens on. It is
+// used before anything runs at once.
+func freeAddress() string {
+	for {
+		nextPort++
+		if nextPort >= lastPort {
+			nextPort = firstPort
+		}
+		address := "127.0.0.1:" + strconv.Itoa(nextPort)
+		if l, err := net.Listen("tcp", address); err == nil {
+			l.Close()
+			return address
+		}
+	}
+}
+
+// stepDownStream makes the leader of a stream hand over.
+func stepDownStream(ctx context.Context, nc *nats.Conn, stream string) error {
+	_, err := nc.RequestWithContext(ctx, "$JS.API.STREAM.LEADER.STEPDOWN."+stream, nil)
+	return err
+}

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/looprock/megaphone/bus"
+	"github.com/looprock/megaphone/events"
+)
+
+// history reads the streams back into evidence.
+func history(ctx context.Context, c *bus.Conn, e *evidence) error {
+	e.Registered = map[name]uint64{}
+	for _, read := range []struct {
+		stream string
+		take   func(m jetstream.Msg, position uint64) error
+	}{
+		{bus.StreamRegistrations, e.takeRegistration},
+		{bus.StreamResults, e.takeResult},
+		{bus.StreamChanges, e.takeChange},
+	} {
+		if err := readAll(ctx, c, read.stream, read.take); err != nil {
+			return fmt.Errorf("read back the stream %s: %w", read.stream, err)
+		}
+	}
+	return nil
+}
+
+// readAll calls take with every message that is in a stream now.
+func readAll(ctx context.Context, c *bus.Conn, stream string, take func(jetstream.Msg, uint64) error) error {
+	s, err := c.JetStream().Stream(ctx, stream)
+	if err != nil {
+		return err
+	}
+	state := s.CachedInfo().State
+	if state.Msgs == 0 {
+		return nil
+	}
+	cons, err := s.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverAllPolicy})
+	if err != nil {
+		return err
+	}
+	msgs, err := cons.Messages()
+	if err != nil {
+		return err
+	}
+	defer msgs.Stop()
+	for {
+		m, err := msgs.Next(jetstream.NextContext(ctx))
+		if err != nil {
+			return err
+		}
+		meta, err := m.Metadata()
+		if err == nil {
+			err = take(m, meta.Sequence.Stream)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", m.Subject(), err)
+		}
+		if meta.Sequence.Stream >= state.LastSeq || meta.NumPending == 0 {
+			return nil
+		}
+	}
+}
+
+func (e *evidence) takeRegistration(m jetstream.Msg, position uint64) error {
+	a, err := events.ParseSubject(m.Subject())
+	if err == nil && a.Kind == "registration" && a.Check != "" {
+		e.Registered[name{a.Host, a.Check}] = position
+	}
+	return err
+}
+
+func (e *evidence) takeResult(m jetstream.Msg, position uint64) error {
+	meta, err := m.Metadata()
+	if err != nil {
+		return err
+	}
+	if m.Subject() == events.TickAll {
+		ev, err := bus.ReadEvent(m)
+		var t events.Tick
+		if err == nil {
+			err = events.DataAs(ev, &t)
+		}
+		if t.Outage != nil {
+			e.Outages = append(e.Outages, outage{t.Outage.From.Time, t.Outage.To.Time, position, meta.Timestamp})
+		}
+		return err
+	}
+	if _, err := events.ParseSubject(m.Subject()); err != nil {
+		return nil // a tick
+	}
+	in, err := bus.ReadResult(m)
+	e.Results = append(e.Results, result{
+		Name: name{in.Host, in.Check}, Position: position, Stored: in.Stored, Polled: in.Polled,
+		Status: in.Result.Status, Message: in.Result.Message, Order: in.Result.Order(),
+	})
+	return err
+}
+
+func (e *evidence) takeChange(m jetstream.Msg, position uint64) error {
+	if a, err := events.ParseSubject(m.Subject()); err != nil || a.Kind != "status" {
+		return nil // a fence
+	}
+	meta, err := m.Metadata()
+	if err != nil {
+		return err
+	}
+	ev, err := bus.ReadEvent(m)
+	if err != nil {
+		return err
+	}
+	c := change{Position: position, Stored: meta.Timestamp, ID: ev.Source() + " " + ev.ID()}
+	err = events.DataAs(ev, &c.Transition)
+	e.Changes = append(e.Changes, c)
+	return err
+}

@@ -1,0 +1,396 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/looprock/megaphone/events"
+)
+
+// evidence is all that [judge] goes by.
+type evidence struct {
+	Script      map[name][]told // of the polled checks
+	Changes     []change        // in the order of CHANGES
+	Results     []result        // in the order of RESULTS
+	Outages     []outage        // that were recorded in RESULTS
+	Registered  map[name]uint64 // position of each registration in REGISTRATIONS
+	AckedRegs   []ack           // registrations that were acknowledged
+	AckedPushes []ack           // pushes that were acknowledged
+	Shown       map[name]shown  // what a gateway shows at the end
+	Subscribers map[string]subscription
+	Interval    time.Duration // of polls
+	TTL         time.Duration // of pushes
+}
+
+// change is a transition as it lies in CHANGES.
+type change struct {
+	Position   uint64
+	Stored     time.Time
+	ID         string // source and id of the event
+	Transition events.Transition
+}
+
+func (c change) name() name { return name{c.Transition.Host, c.Transition.Check} }
+
+// result is a poll or push as it lies in RESULTS.
+type result struct {
+	Name     name
+	Position uint64
+	Stored   time.Time
+	Polled   bool
+	Status   events.Status
+	Message  string
+	Order    events.Order
+}
+
+// outage is a record of one.
+type outage struct {
+	From, To time.Time
+	Position uint64
+	Stored   time.Time
+}
+
+// ack is an acknowledged write. Position is 0 where the answer has none.
+type ack struct {
+	Name     name
+	Position uint64
+	Message  string
+}
+
+// shown is the final view of a check.
+type shown struct {
+	Status events.Status
+	Phase  events.Phase
+	Number uint64
+}
+
+// subscription is what a subscriber got.
+type subscription struct {
+	Positions []uint64
+	Gaps      int // that it was told of
+	Losses    int // of its connection
+}
+
+// verdict counts what went wrong, and says the first cases of each kind.
+type verdict struct {
+	Flips, Transitions, HostTransitions int
+
+	Lost, Repeated, Gaps, Wrong, FalseAlarms int
+	MissingPushes, MissingRegistrations      int
+	Subscribers                              int // those that got another list
+
+	// Not faults: checks that were stale with right, and their return.
+	Silent, Away, Returned int
+
+	Cases []string
+}
+
+// ok reports whether all promises held.
+func (v *verdict) ok() bool {
+	return v.Lost+v.Repeated+v.Gaps+v.Wrong+v.FalseAlarms+v.MissingPushes+v.MissingRegistrations+v.Subscribers == 0
+}
+
+// note counts a fault, and keeps its case unless there are many already.
+func (v *verdict) note(count *int, format string, args ...any) {
+	if *count++; *count <= casesKept {
+		v.Cases = append(v.Cases, fmt.Sprintf(format, args...))
+	}
+}
+
+const casesKept = 8
+
+// judge compares what happened with what should have.
+func judge(e evidence) *verdict {
+	v := &verdict{}
+	transitions := map[name][]change{}
+	ids := map[string]uint64{}
+	for _, c := range e.Changes {
+		if at, twice := ids[c.ID]; twice {
+			v.note(&v.Repeated, "repeated: %s is at %d and %d", c.ID, at, c.Position)
+		}
+		ids[c.ID] = c.Position
+		transitions[c.name()] = append(transitions[c.name()], c)
+	}
+	results := map[name][]result{}
+	for _, r := range e.Results {
+		results[r.Name] = append(results[r.Name], r)
+	}
+	for _, n := range sortedNames(e.Registered) {
+		script, isPolled := e.Script[n]
+		if !isPolled {
+			script = pushed(results[n])
+		}
+		j := &checkJudge{v: v, e: &e, name: n, script: script, results: counting(results[n]), polled: isPolled}
+		j.judge(transitions[n])
+	}
+	judgeHosts(v, e.Changes)
+	judgeAcks(v, &e, results)
+	for _, who := range sortedKeys(e.Subscribers) {
+		judgeSubscriber(v, who, e.Subscribers[who], e.Changes)
+	}
+	return v
+}
+
+// pushed is the script of a check that is pushed: what was stored, in its order.
+func pushed(results []result) (script []told) {
+	for _, r := range results {
+		if len(script) == 0 || script[len(script)-1].Status != r.Status {
+			script = append(script, told{r.Status, r.Stored})
+		}
+	}
+	return script
+}
+
+// counting leaves out polls that came late or twice: they are no sign of life.
+func counting(results []result) (some []result) {
+	var last events.Order
+	for _, r := range results {
+		if r.Polled {
+			if !r.Order.After(last) {
+				continue
+			}
+			last = r.Order
+		}
+		some = append(some, r)
+	}
+	return some
+}
+
+// chain checks numbers and links of one subject's transitions.
+func chain(v *verdict, n name, list []change) {
+	for i, c := range list {
+		t := c.Transition
+		if i == 0 {
+			if t.Number != 1 {
+				v.note(&v.Gaps, "gap: %s begins with number %d at %d", n, t.Number, c.Position)
+			}
+			if t.Previous.Status != nil || t.Previous.Phase != events.Pending {
+				v.note(&v.Wrong, "wrong: %s begins after %s", n, moment(t.Previous))
+			}
+			continue
+		}
+		before := list[i-1].Transition
+		switch {
+		case t.Number <= before.Number:
+			v.note(&v.Repeated, "repeated: %s has number %d after %d at %d", n, t.Number, before.Number, c.Position)
+		case t.Number > before.Number+1:
+			v.note(&v.Gaps, "gap: %s has number %d after %d at %d", n, t.Number, before.Number, c.Position)
+		}
+		if moment(t.Previous) != moment(before.Current) {
+			v.note(&v.Wrong, "wrong: %s number %d leads from %s, before was %s", n, t.Number, moment(t.Previous), moment(before.Current))
+		}
+	}
+}
+
+func moment(m events.Moment) string {
+	status := "-"
+	if m.Status != nil {
+		status = m.Status.String()
+	}
+	return fmt.Sprintf("%s/%s/%s", status, m.Phase, m.Since.UTC().Format(time.RFC3339Nano))
+}
+
+// checkJudge walks along the transitions of one check.
+type checkJudge struct {
+	v       *verdict
+	e       *evidence
+	name    name
+	script  []told
+	results []result
+	polled  bool
+	at      int // index in script of the last flip that was seen; -1: none
+}
+
+func (j *checkJudge) judge(list []change) {
+	v := j.v
+	v.Flips += len(j.script)
+	v.Transitions += len(list)
+	chain(v, j.name, list)
+	j.at = -1
+	for i, c := range list {
+		switch c.Transition.Current.Phase {
+		case events.Live:
+			j.live(c, i > 0 && list[i-1].Transition.Current.Phase != events.Live)
+		case events.Stale:
+			j.stale(c)
+		default:
+			v.note(&v.Wrong, "wrong: %s number %d has the phase %s", j.name, c.Transition.Number, c.Transition.Current.Phase)
+		}
+	}
+	for _, t := range j.script[j.at+1:] {
+		v.note(&v.Lost, "lost: %s became %s at %s, no transition tells it", j.name, t.Status, clock(t.At))
+	}
+	j.final(list)
+}
+
+// early is how much clocks and time stamps may differ.
+const early = 100 * time.Millisecond
+
+// live judges a transition to what the service said.
+func (j *checkJudge) live(c change, returns bool) {
+	v, status := j.v, *c.Transition.Current.Status
+	if returns && j.at >= 0 && j.script[j.at].Status == status {
+		v.Returned++
+		return
+	}
+	for k := j.at + 1; k < len(j.script) && !j.script[k].At.After(c.Stored.Add(early)); k++ {
+		if j.script[k].Status != status {
+			continue
+		}
+		for _, t := range j.script[j.at+1 : k] {
+			v.note(&v.Lost, "lost: %s became %s at %s, the next transition is %d at %s", j.name, t.Status, clock(t.At), c.Position, clock(c.Stored))
+		}
+		j.at = k
+		return
+	}
+	now := "nothing"
+	if j.at >= 0 {
+		now = j.script[j.at].Status.String()
+	}
+	v.note(&v.FalseAlarms, "false alarm: %s number %d at %s says %s, the script says %s", j.name, c.Transition.Number, clock(c.Stored), status, now)
+}
+
+// stale judges that a check was told to be silent: its deadline must have come,
+// by bus time, outages of the bus taken off as DESIGN.md says.
+func (j *checkJudge) stale(c change) {
+	v, limit := j.v, j.e.TTL
+	if j.polled {
+		limit = 3 * j.e.Interval
+		v.Away++
+	} else {
+		v.Silent++
+	}
+	var last time.Time
+	for _, r := range j.results {
+		if r.Stored.Before(c.Stored) {
+			last = r.Stored
+		}
+	}
+	if last.IsZero() {
+		return // never heard of: it is the time of the registration that counts
+	}
+	deadline := last.Add(limit)
+	for _, o := range j.e.Outages {
+		if grace := o.To.Add(min(limit, time.Minute)); deadline.After(o.From) && o.Stored.Before(c.Stored) && grace.After(deadline) {
+			deadline = grace
+		}
+	}
+	if c.Stored.Before(deadline.Add(-early)) {
+		v.note(&v.FalseAlarms, "false alarm: %s number %d is stale at %s, its deadline is %s", j.name, c.Transition.Number, clock(c.Stored), clock(deadline))
+		return
+	}
+	for _, o := range silences(j.e.Results, 10*time.Second) {
+		if o.To.After(last) && o.From.Before(c.Stored) && c.Stored.Before(o.To.Add(min(limit, time.Minute)-early)) {
+			v.note(&v.FalseAlarms, "false alarm: %s number %d is stale at %s, but the bus was away from %s to %s", j.name, c.Transition.Number,
+				clock(c.Stored), clock(o.From), clock(o.To))
+			return
+		}
+	}
+	if len(v.Cases) < 100 && v.Away+v.Silent <= casesKept {
+		v.Cases = append(v.Cases, fmt.Sprintf("stale with right: %s number %d at %s, heard last at %s", j.name, c.Transition.Number, clock(c.Stored), clock(last)))
+	}
+}
+
+// silences are the times in which the bus stored no result at all.
+func silences(results []result, longer time.Duration) (list []outage) {
+	for i := 1; i < len(results); i++ {
+		if from, to := results[i-1].Stored, results[i].Stored; to.Sub(from) > longer {
+			list = append(list, outage{From: from, To: to})
+		}
+	}
+	return list
+}
+
+// final compares what a gateway shows with the end of script and transitions.
+func (j *checkJudge) final(list []change) {
+	v, shown, ok := j.v, j.e.Shown[j.name], false
+	if _, ok = j.e.Shown[j.name]; !ok {
+		v.note(&v.Wrong, "wrong: no gateway shows %s", j.name)
+		return
+	}
+	if len(j.script) > 0 && (shown.Phase != events.Live || shown.Status != j.script[len(j.script)-1].Status) {
+		v.note(&v.Wrong, "wrong: %s ends as %s %s, the script with %s", j.name, shown.Status, shown.Phase, j.script[len(j.script)-1].Status)
+	}
+	if len(list) > 0 && shown.Number != list[len(list)-1].Transition.Number {
+		v.note(&v.Wrong, "wrong: %s is shown with number %d, its last is %d", j.name, shown.Number, list[len(list)-1].Transition.Number)
+	}
+}
+
+// judgeHosts checks that each transition of a host tells the worst of what was
+// committed of its checks before it.
+func judgeHosts(v *verdict, changes []change) {
+	hosts := map[string][]change{}
+	checks := map[string]map[string]events.Status{}
+	for _, c := range changes {
+		t := c.Transition
+		if t.Check != "" {
+			if checks[t.Host] == nil {
+				checks[t.Host] = map[string]events.Status{}
+			}
+			checks[t.Host][t.Check] = *t.Current.Status
+			continue
+		}
+		v.HostTransitions++
+		hosts[t.Host] = append(hosts[t.Host], c)
+		if worst := worst(checks[t.Host]); *t.Current.Status != worst {
+			v.note(&v.Wrong, "wrong: the host %s number %d at %d is %s, its checks are %s", t.Host, t.Number, c.Position, *t.Current.Status, worst)
+		}
+	}
+	for _, host := range sortedKeys(checks) {
+		list := hosts[host]
+		chain(v, name{host, ""}, list)
+		if len(list) == 0 || *list[len(list)-1].Transition.Current.Status != worst(checks[host]) {
+			v.note(&v.Wrong, "wrong: the host %s does not end as its checks do, %s", host, worst(checks[host]))
+		}
+	}
+}
+
+func worst(checks map[string]events.Status) events.Status {
+	if len(checks) == 0 {
+		return events.Unknown
+	}
+	w := events.OK
+	for _, s := range checks {
+		w = events.Worse(w, s)
+	}
+	return w
+}
+
+// judgeAcks checks that everything that was acknowledged is there.
+func judgeAcks(v *verdict, e *evidence, results map[name][]result) {
+	for _, a := range e.AckedRegs {
+		if at, ok := e.Registered[a.Name]; !ok || at < a.Position {
+			v.note(&v.MissingRegistrations, "missing: the registration of %s was acknowledged at %d", a.Name, a.Position)
+		}
+	}
+	messages := map[string]uint64{} // of pushes; each is unique
+	for _, list := range results {
+		for _, r := range list {
+			messages[r.Name.String()+r.Message] = r.Position
+		}
+	}
+	for _, a := range e.AckedPushes {
+		if at, ok := messages[a.Name.String()+a.Message]; !ok || a.Position > 0 && a.Position != at {
+			v.note(&v.MissingPushes, "missing: the push %q of %s was acknowledged at %d, it is at %d", a.Message, a.Name, a.Position, at)
+		}
+	}
+}
+
+// judgeSubscriber checks that a subscriber got what lies in CHANGES.
+func judgeSubscriber(v *verdict, who string, s subscription, changes []change) {
+	want := make([]uint64, len(changes))
+	for i, c := range changes {
+		want[i] = c.Position
+	}
+	if s.Gaps == 0 && slices.Equal(s.Positions, want) {
+		return
+	}
+	at := 0
+	for at < len(want) && at < len(s.Positions) && want[at] == s.Positions[at] {
+		at++
+	}
+	v.note(&v.Subscribers, "subscriber %s got %d transitions and %d gaps, there are %d; they differ from index %d on", who, len(s.Positions), s.Gaps, len(want), at)
+}
+
+func clock(t time.Time) string { return t.UTC().Format("15:04:05.000") }
