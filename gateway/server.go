@@ -226,12 +226,26 @@ func (s *Server) awaitView(ctx context.Context) (complete bool) {
 	if !s.reg.FromCache() || s.local == "" {
 		return true
 	}
-	polling, cancel := context.WithTimeout(ctx, s.cfg.RegisterWait)
+	polling, cancel := context.WithTimeout(ctx, s.cfg.Timeout+firstMargin)
 	defer cancel()
 	for _, e := range s.reg.HostChecks(s.local) {
-		if !e.Registration.Push() && !s.view.WaitFirst(polling, s.local, e.Registration.ID, e.Position) {
+		if !e.Registration.Push() && !s.awaitFirst(polling, e) {
 			s.log.Info("checks without a first result are pending", "check", e.Registration.ID)
 			break
+		}
+	}
+	return true
+}
+
+// firstMargin is how long beyond a poll's timeout its result may take to show.
+const firstMargin = 200 * time.Millisecond
+
+// awaitFirst waits until the first result of a check shows, or ctx ends. It is
+// more patient than View.WaitFirst: the aggregator is starting too.
+func (s *Server) awaitFirst(ctx context.Context, e bus.Entry) bool {
+	for !s.view.WaitFirst(ctx, s.local, e.Registration.ID, e.Position) {
+		if ctx.Err() != nil {
+			return false
 		}
 	}
 	return true
