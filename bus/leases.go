@@ -205,8 +205,16 @@ func (l *Leases) session(ctx context.Context, well func()) error {
 		l.table.fill(rows, m, meta)
 		left = meta.NumPending > 0
 	}
+	if err := l.c.tellOutage(ctx, OutageAfter); err != nil {
+		return err
+	}
 	l.table.become(rows)
 	well()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	wg.Go(func() { l.signs(ctx) })
 	for {
 		m, meta, err := f.next(ctx)
 		if err != nil {
