@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/looprock/megaphone/bus"
 	"github.com/looprock/megaphone/events"
@@ -27,6 +28,7 @@ const (
 	checksDSettle = 100 * time.Millisecond // after the last change: editors write, rename and change modes
 	checksDAgain  = 30 * time.Second       // for what was missed: network file systems, a bus that was away
 	maxChecksFile = 8 << 20                // bytes
+	checksDAtOnce = 256                    // registrations under way
 )
 
 // registrar is the part of a registry that checks.d needs.
@@ -124,9 +126,13 @@ func (d *checksDir) Sync(ctx context.Context) {
 		}
 		d.collect(name, list, wanted)
 	}
+	var g errgroup.Group // whose writes share one write to the disk
+	g.SetLimit(checksDAtOnce)
 	for name, r := range wanted {
-		d.register(ctx, name, r)
+		d.registered[name] = r.Origin
+		g.Go(func() error { d.register(ctx, name, r); return nil })
 	}
+	_ = g.Wait() // always nil: each has logged
 	d.forget(ctx, wanted, broken)
 }
 
@@ -230,7 +236,6 @@ func parseRegistrations(b []byte) ([]events.Registration, error) {
 
 // register publishes a registration unless the registry has it already.
 func (d *checksDir) register(ctx context.Context, name checkName, r events.Registration) {
-	d.registered[name] = r.Origin
 	had, ok := d.reg.Check(name.host, name.id)
 	if ok && had.Registration.Origin == r.Origin && had.Registration.Equal(r) {
 		return
@@ -241,7 +246,7 @@ func (d *checksDir) register(ctx context.Context, name checkName, r events.Regis
 		}
 		return
 	}
-	d.log.Info("registered", "host", name.host, "check", name.id, "origin", r.Origin)
+	d.log.Debug("registered", "host", name.host, "check", name.id, "origin", r.Origin)
 }
 
 // forget deregisters what the files owned and have no longer.
@@ -260,7 +265,7 @@ func (d *checksDir) forget(ctx context.Context, wanted map[checkName]events.Regi
 			continue
 		}
 		delete(d.registered, name)
-		d.log.Info("deregistered", "host", r.Host, "check", r.ID, "origin", r.Origin)
+		d.log.Info("deregistered: gone from its file", "host", r.Host, "check", r.ID, "origin", r.Origin)
 	}
 }
 
