@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -183,18 +184,30 @@ func TestSampleSettings(t *testing.T) {
 	_, err = loaded(t, nil, nil, string(b))
 	is.NoErr(err)
 
-	// Every setting of the sample, without its comment sign, is one that exists.
-	var lines []string
+	// Without the comment sign each of its settings is one that exists, with its default.
+	defaults := Default()
+	all := pflag.NewFlagSet("serve", pflag.ContinueOnError)
+	defaults.bind(all, allParts)
+	shown := map[string]bool{}
 	for line := range strings.Lines(string(b)) {
-		if strings.HasPrefix(line, "; ") && strings.Contains(line, " = ") && !strings.HasPrefix(line, "; BUS") {
-			line = strings.TrimPrefix(line, "; ")
+		key, value, ok := strings.Cut(strings.TrimSuffix(strings.TrimPrefix(line, "; "), "\n"), " = ")
+		if !ok || strings.ToUpper(key) != key {
+			continue
 		}
-		lines = append(lines, line)
+		shown[key] = true
+		f := all.Lookup(strings.ToLower(strings.ReplaceAll(key, "_", "-")))
+		if f == nil {
+			is.True(slices.Contains(legacyKeys, key)) // a setting of the original at least
+			continue
+		}
+		if f.DefValue != "" && !strings.EqualFold(value, f.DefValue) {
+			t.Errorf("%s = %s, but the default is %s", key, value, f.DefValue)
+		}
+		is.NoErr(f.Value.Set(value))
 	}
-	c, err := loaded(t, nil, nil, strings.Join(lines, ""))
-	is.NoErr(err)
-	is.Equal(c.Port, 18001)
-	for _, note := range c.Notes {
-		is.True(strings.HasSuffix(note, "[DEBUG QUIET WSGISERVER]")) // no key but the original's is without effect
-	}
+	all.VisitAll(func(f *pflag.Flag) {
+		if !shown[keyOf(f.Name)] && f.Name != "config" {
+			t.Errorf("--%s is missing", f.Name)
+		}
+	})
 }
