@@ -359,7 +359,7 @@ func (s *Server) addPosted(w http.ResponseWriter, r *http.Request, id string, p 
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(wait + writeTime))
 	ctx, cancel := context.WithTimeout(r.Context(), wait)
 	defer cancel()
-	s.view.WaitFirst(ctx, reg.Host, reg.ID, position)
+	s.awaitFirst(ctx, reg.ID, position)
 	return nil
 }
 

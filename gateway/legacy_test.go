@@ -247,6 +247,28 @@ func TestLegacyRegisterWaits(t *testing.T) {
 	is.Equal(r.do("POST", "/checks?wait=soon", `{"id": "b", "url": "http://x/"}`).code, 400)
 }
 
+// A busy aggregator is waited for: whoever asks next is told of the first result.
+func TestLegacyRegisterWaitsForAggregator(t *testing.T) {
+	is := is.New(t)
+	r := start(t, func(c *Config, _ *bus.RegistryOptions) { c.RegisterWait = 10 * time.Second })
+	done := make(chan answer, 1)
+	go func() { done <- r.do("POST", "/checks", `{"id": "a", "url": "http://x/"}`) }()
+	r.eventually("the registration", func() bool { _, ok := r.reg.Check("web01", "a"); return ok })
+	e, _ := r.reg.Check("web01", "a")
+	res := events.Result{Status: events.Warning, Message: "w", Reg: e.Position, Lease: 1, Due: time.Now().UnixMilli()}
+	pos := r.poll("web01", "a", res)
+	select {
+	case <-done:
+		t.Fatal("answered before the first result counted")
+	case <-time.After(6 * settleTime):
+	}
+	s := live("web01", "a", e.Position, res.Status, res.Message, pos)
+	s.Order = res.Order()
+	r.commit(s)
+	is.Equal((<-done).code, 200)
+	is.Equal(undated(r.get("/").body), `{"status": "Warning", "date": D, "message": "a:Warning:w"}`)
+}
+
 func TestLegacyIDs(t *testing.T) {
 	r := start(t)
 	for id, path := range map[string]string{

@@ -229,7 +229,7 @@ func (s *Server) awaitView(ctx context.Context) (complete bool) {
 	polling, cancel := context.WithTimeout(ctx, s.cfg.Timeout+firstMargin)
 	defer cancel()
 	for _, e := range s.reg.HostChecks(s.local) {
-		if !e.Registration.Push() && !s.awaitFirst(polling, e) {
+		if !e.Registration.Push() && !s.awaitFirst(polling, e.Registration.ID, e.Position) {
 			s.log.Info("checks without a first result are pending", "check", e.Registration.ID)
 			break
 		}
@@ -238,12 +238,13 @@ func (s *Server) awaitView(ctx context.Context) (complete bool) {
 }
 
 // firstMargin is how long beyond a poll's timeout its result may take to show.
-const firstMargin = 200 * time.Millisecond
+const firstMargin = time.Second
 
-// awaitFirst waits until the first result of a check shows, or ctx ends. It is
-// more patient than View.WaitFirst: the aggregator is starting too.
-func (s *Server) awaitFirst(ctx context.Context, e bus.Entry) bool {
-	for !s.view.WaitFirst(ctx, s.local, e.Registration.ID, e.Position) {
+// awaitFirst waits until the first result of the registration of a local check
+// at a position shows, or ctx ends. It is more patient than View.WaitFirst: the
+// aggregator may be starting too, or busy.
+func (s *Server) awaitFirst(ctx context.Context, id string, position uint64) bool {
+	for !s.view.WaitFirst(ctx, s.local, id, position) {
 		if ctx.Err() != nil {
 			return false
 		}
