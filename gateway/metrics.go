@@ -1,12 +1,108 @@
 package gateway
 
-import "net/http"
+import (
+	"log/slog"
+	"net/http"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/looprock/megaphone/events"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
 
 func (s *Server) getMetrics(w http.ResponseWriter, r *http.Request) { s.metrics.ServeHTTP(w, r) }
 
 func (s *Server) getFleet(w http.ResponseWriter, r *http.Request) { s.fleet.ServeHTTP(w, r) }
 
+// newMetrics makes the handlers of /metrics (this process and its local host)
+// and /metrics/hosts (all hosts). Each scrape reads the view.
 func (s *Server) newMetrics() (own, fleet http.Handler) {
-	none := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotImplemented) })
-	return none, none
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "megaphone_build_info", Help: "What runs here; always 1.",
+		ConstLabels: prometheus.Labels{"version": s.cfg.Version, "goversion": runtime.Version()},
+	})
+	build.Set(1)
+	process := prometheus.NewRegistry()
+	process.MustRegister(build, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		&statusCollector{view: s.view, host: s.local, local: true})
+	hosts := prometheus.NewRegistry()
+	hosts.MustRegister(&statusCollector{view: s.view})
+	return s.metricsHandler(process), s.metricsHandler(hosts)
+}
+
+func (s *Server) metricsHandler(reg *prometheus.Registry) http.Handler {
+	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{
+		EnableOpenMetrics: true, MaxRequestsInFlight: 8, Timeout: 30 * time.Second,
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+	})
+}
+
+// The metrics of hosts and checks. Of an enumeration exactly one sample is 1;
+// texts that change are never labels.
+var (
+	descHost        = prometheus.NewDesc("megaphone_host_status", "1 for the status that the host has, 0 for the others.", []string{"host", "status"}, nil)
+	descCheck       = prometheus.NewDesc("megaphone_check_status", "1 for the status that the check has, 0 for the others.", []string{"host", "check", "status"}, nil)
+	descSeen        = prometheus.NewDesc("megaphone_check_last_result_timestamp_seconds", "When the last result was observed, Unix time.", []string{"host", "check"}, nil)
+	descTransitions = prometheus.NewDesc("megaphone_check_transitions_total", "Changes of status or phase: the number of the last one.", []string{"host", "check"}, nil)
+)
+
+// statusCollector shows hosts and their checks as the view has them.
+type statusCollector struct {
+	view  *View
+	host  string // the local host
+	local bool   // only the local host, of which there may be none
+}
+
+// Describe implements [prometheus.Collector].
+func (c *statusCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descHost, descCheck, descSeen, descTransitions} {
+		ch <- d
+	}
+}
+
+// Collect implements [prometheus.Collector].
+func (c *statusCollector) Collect(ch chan<- prometheus.Metric) {
+	now := time.Now()
+	if c.local {
+		if h, ok := c.view.Host(c.host, now); ok {
+			c.collectHost(ch, h, now)
+		}
+		return
+	}
+	for after := ""; ; {
+		hosts, next := c.view.Hosts(HostFilter{After: after, Limit: maxPage}, now)
+		for _, h := range hosts {
+			c.collectHost(ch, h, now)
+		}
+		if next == "" {
+			return
+		}
+		after = next
+	}
+}
+
+func (c *statusCollector) collectHost(ch chan<- prometheus.Metric, h events.HostView, now time.Time) {
+	enumerate(ch, descHost, h.Status, h.Host)
+	checks, _ := c.view.Checks(h.Host, now) // a host may have none
+	for _, k := range checks {
+		enumerate(ch, descCheck, k.Status, k.Host, k.Check)
+		ch <- prometheus.MustNewConstMetric(descTransitions, prometheus.CounterValue, float64(k.Number), k.Host, k.Check)
+		if !k.Observed.IsZero() {
+			ch <- prometheus.MustNewConstMetric(descSeen, prometheus.GaugeValue, float64(k.Observed.UnixMilli())/1000, k.Host, k.Check)
+		}
+	}
+}
+
+// enumerate writes a sample for each status, of which one is 1.
+func enumerate(ch chan<- prometheus.Metric, d *prometheus.Desc, has events.Status, labels ...string) {
+	for _, s := range events.Statuses() {
+		value := 0.0
+		if s == has {
+			value = 1
+		}
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, append(append([]string{}, labels...), strings.ToLower(s.String()))...)
+	}
 }
