@@ -111,7 +111,28 @@ func (a *Aggregator) Run(ctx context.Context) error {
 	rctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	wg.Go(func() { a.route(rctx, changes) })
+	wg.Go(func() { a.beat(rctx) })
 	return a.leases.Run(ctx, a.hold)
+}
+
+// beat tells the other aggregators that this one is there, so that they leave
+// it its share.
+func (a *Aggregator) beat(ctx context.Context) {
+	started := events.At(time.Now())
+	for {
+		err := bus.RunHeartbeat(ctx, a.cfg.Conn, func() events.Heartbeat {
+			return events.Heartbeat{
+				Role: Role, Name: a.cfg.Name, Version: a.cfg.Version, Started: started, Leases: a.leases.Count(),
+			}
+		})
+		if ctx.Err() != nil || a.cfg.Conn.NATS().IsClosed() {
+			return
+		}
+		a.log.Debug("heartbeat", "error", err)
+		if !sleep(ctx, bus.HeartbeatInterval) {
+			return
+		}
+	}
 }
 
 // begin asks for what every partition needs, until the bus answers.

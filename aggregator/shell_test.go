@@ -379,6 +379,64 @@ func (w *watch) number(host, check string, n uint64) {
 	}
 }
 
+// Partitions change hands while results come.
+func TestAggregator_HandOver(t *testing.T) {
+	f := newField(t)
+	w := f.watch()
+	first, stopFirst := f.aggregator("a1")
+	f.held(first, events.Partitions)
+	const checks, flips = 20, 40
+	var regs []uint64
+	for i := range checks {
+		r := web(fmt.Sprint("c", i))
+		r.Host = fmt.Sprint("h", i)
+		regs = append(regs, f.register(r))
+	}
+	flip := func(from, to int) {
+		for n := from; n < to; n++ {
+			for i, reg := range regs {
+				f.poll(fmt.Sprint("h", i), fmt.Sprint("c", i), reg, events.Statuses()[n%2*3])
+			}
+		}
+	}
+	flip(0, 10)
+	second, _ := f.aggregator("a2")
+	flip(10, 20)
+	eventually(t, "they share", func() bool { return second.Stats().Partitions == events.Partitions/2 })
+	flip(20, 30)
+	go stopFirst()
+	flip(30, flips)
+	for i := range checks {
+		w.number(fmt.Sprint("h", i), "", flips)
+	}
+	for subject, n := range w.numbered() {
+		if n != flips {
+			t.Errorf("%s has %d transitions of %d", subject, n, flips)
+		}
+	}
+	stopFirst()
+}
+
+// Silence that an outage of the bus explains is not told at once.
+func TestAggregator_OutagePutsDeadlinesOff(t *testing.T) {
+	is := is.New(t)
+	f := newField(t)
+	a, _ := f.aggregator("a1")
+	f.held(a, events.Partitions)
+	w := f.watch()
+	f.register(events.Registration{Host: "web01", ID: "queue", TTL: events.Duration(time.Second)})
+	f.push("web01", "queue", events.OK, 0)
+	up := w.state("web01", "queue", events.OK, events.Live)
+	now := time.Now()
+	b, err := events.Encode(events.Header{Type: events.TypeTick, Source: "urn:x", ID: "1", Time: now},
+		events.Tick{Outage: &events.Outage{From: events.At(now.Add(-time.Second)), To: events.At(now.Add(2 * time.Second))}})
+	is.NoErr(err)
+	_, err = f.conn.Store(t.Context(), bus.Message(events.TickAll, b))
+	is.NoErr(err)
+	silent := w.state("web01", "queue", events.Critical, events.Stale)
+	is.True(silent.Stored.Sub(up.Stored) > 2500*time.Millisecond) // the end of the outage and a ttl
+}
+
 // always is a lease that its holder believes in, whatever happens.
 type always struct{}
 
