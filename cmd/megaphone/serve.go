@@ -135,7 +135,12 @@ func (p *instance) startBus(ctx context.Context) error {
 		return err
 	}
 	p.actors.onStop("bus connection", func() { _ = p.conn.Close() }) // always nil
-	return p.setup(ctx)
+	if err := p.setup(ctx); err != nil || p.server != nil {
+		return err
+	}
+	// An embedded server brings its own. Here any process does it for all.
+	_, err := server.Gate(p.conn.NATS()) // it ends with the connection
+	return err
 }
 
 // setup makes sure of the streams. A bus that lets us in without letting us do

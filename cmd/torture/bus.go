@@ -90,13 +90,15 @@ func natsServers(n int, dir string, bin programs, make func(name, path string, a
 	for i := range n {
 		name := "nats" + strconv.Itoa(i+1)
 		conf := fmt.Sprintf("server_name: %s\nlisten: %s\nmax_payload: 1MB\njetstream { store_dir: %q, max_file_store: 4GiB, sync_interval: \"1s\" }\n"+
-			"MEGAPHONE_PASSWORD: %q\ninclude \"nats-permissions.conf\"\n", name, b.Addrs[i], filepath.Join(dir, name), password)
+			"include \"nats-permissions.conf\"\n", name, b.Addrs[i], filepath.Join(dir, name))
 		if n > 1 {
 			conf += fmt.Sprintf("cluster { name: torture, listen: %s, routes: [ nats://%s ] }\n", routes[i], strings.Join(routes, ", nats://"))
 		}
 		file := filepath.Join(dir, name+".conf")
 		err = errors.Join(err, os.WriteFile(file, []byte(conf), 0o600))
-		b.Procs = append(b.Procs, make(name, bin.NATSServer, "-c", file))
+		p := make(name, bin.NATSServer, "-c", file)
+		p.env = append(p.env, "MEGAPHONE_PASSWORD="+password)
+		b.Procs = append(b.Procs, p)
 	}
 	return b, err
 }
