@@ -27,7 +27,7 @@ func (s *Server) newMetrics() (own, fleet http.Handler) {
 	build.Set(1)
 	process := prometheus.NewRegistry()
 	process.MustRegister(build, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		&statusCollector{view: s.view, host: s.local, local: true})
+		&statusCollector{view: s.view, host: s.local, local: true}, processCollector{s})
 	hosts := prometheus.NewRegistry()
 	hosts.MustRegister(&statusCollector{view: s.view})
 	return s.metricsHandler(process), s.metricsHandler(hosts)
@@ -105,4 +105,31 @@ func enumerate(ch chan<- prometheus.Metric, d *prometheus.Desc, has events.Statu
 		}
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, append(append([]string{}, labels...), strings.ToLower(s.String()))...)
 	}
+}
+
+var (
+	descBus     = prometheus.NewDesc("megaphone_bus_connected", "1 while the bus is connected.", nil, nil)
+	descAge     = prometheus.NewDesc("megaphone_view_age_seconds", "How long the bus has been away; 0 while it is there.", nil, nil)
+	descStreams = prometheus.NewDesc("megaphone_event_streams", "Clients of GET /events.", nil, nil)
+)
+
+// processCollector shows the gateway itself.
+type processCollector struct{ s *Server }
+
+// Describe implements [prometheus.Collector].
+func (c processCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- descBus
+	ch <- descAge
+	ch <- descStreams
+}
+
+// Collect implements [prometheus.Collector].
+func (c processCollector) Collect(ch chan<- prometheus.Metric) {
+	connected := 0.0
+	if c.s.conn.NATS().IsConnected() {
+		connected = 1
+	}
+	ch <- prometheus.MustNewConstMetric(descBus, prometheus.GaugeValue, connected)
+	ch <- prometheus.MustNewConstMetric(descAge, prometheus.GaugeValue, c.s.follower.Age(time.Now()).Seconds())
+	ch <- prometheus.MustNewConstMetric(descStreams, prometheus.GaugeValue, float64(c.s.streams.Load()))
 }

@@ -110,7 +110,7 @@ func pyText(s string) pyValue {
 // pairs; <, > and & as they are.
 func appendPyString(dst []byte, s string) []byte {
 	dst = append(dst, '"')
-	plain := 0 // where the bytes begin that stay as they are
+	plain := 0            // where the bytes begin that stay as they are
 	for i, r := range s { // invalid UTF-8 comes as U+FFFD
 		if r >= ' ' && r <= '~' && r != '"' && r != '\\' {
 			continue
