@@ -163,8 +163,9 @@ func (s *Server) serve(ctx context.Context, ln net.Listener) error {
 	if ctx.Err() != nil {
 		return nil
 	}
+	var silent silent
 	srv := &http.Server{
-		Handler: s, TLSConfig: s.cfg.TLS, ReadHeaderTimeout: headerTime, IdleTimeout: idleTime, WriteTimeout: writeTime,
+		Handler: s, ConnState: silent.state, TLSConfig: s.cfg.TLS, ReadHeaderTimeout: headerTime, IdleTimeout: idleTime, WriteTimeout: writeTime,
 		MaxHeaderBytes: maxHeader, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	g, ctx := errgroup.WithContext(ctx)
@@ -179,6 +180,7 @@ func (s *Server) serve(ctx context.Context, ln net.Listener) error {
 		s.announce(ctx, complete)
 		<-ctx.Done()
 		close(s.stopping)
+		defer time.AfterFunc(silentTime, silent.hangUp).Stop()
 		return s.shutDown(srv)
 	})
 	return g.Wait()
