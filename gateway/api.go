@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
 
 	"github.com/looprock/megaphone/bus"
@@ -84,25 +85,28 @@ func (s *Server) endpoint(ctx context.Context, calls *sync.WaitGroup, run call) 
 	})
 }
 
+// answer carries out a request and replies. It replies by the connection and not
+// by the request's own methods: those note a failure in a field that the micro
+// library reads as soon as its handler has returned, which ours does at once.
 func (s *Server) answer(ctx context.Context, r micro.Request, run call) {
+	reply := &nats.Msg{Subject: r.Reply()}
 	answer, err := run(ctx, r.Data())
 	if err == nil {
-		body := encode(answer)
-		if most := s.conn.NATS().MaxPayload(); int64(len(body)) > most {
-			err = refuse(http.StatusRequestEntityTooLarge, "the answer has %d bytes, the bus carries %d: ask the gateway over HTTP", len(body), most)
-		} else {
-			err = r.Respond(body)
+		reply.Data = encode(answer)
+		if most := s.conn.NATS().MaxPayload(); int64(len(reply.Data)) > most {
+			err = refuse(http.StatusRequestEntityTooLarge, "the answer has %d bytes, the bus carries %d: ask the gateway over HTTP", len(reply.Data), most)
+			reply.Data = nil
 		}
 	}
-	if err == nil {
-		return
+	if err != nil {
+		code, detail := codeOf(err)
+		if code >= 500 {
+			s.log.Warn("request on the bus was not carried out", "subject", r.Subject(), "error", err)
+		}
+		reply.Header = nats.Header{micro.ErrorHeader: {detail}, micro.ErrorCodeHeader: {strconv.Itoa(code)}}
 	}
-	code, detail := codeOf(err)
-	if code >= 500 {
-		s.log.Warn("request on the bus was not carried out", "subject", r.Subject(), "error", err)
-	}
-	if err := r.Error(strconv.Itoa(code), detail, nil); err != nil {
-		s.log.Debug("answer on the bus", "subject", r.Subject(), "error", err)
+	if err := s.conn.NATS().PublishMsg(reply); err != nil {
+		s.log.Debug("answer on the bus", "subject", r.Subject(), "error", err) // nobody waits, or the bus is away
 	}
 }
 
