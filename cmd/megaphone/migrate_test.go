@@ -53,7 +53,7 @@ func TestCacheThereAndBack(t *testing.T) {
 	is.True(strings.Contains(p.must("GET", "/", "", http.StatusOK), `"message": "stop"`)) // --global holds
 	p.must("DELETE", "/checks/--global", "", http.StatusOK)
 	is.True(strings.Contains(p.must("GET", "/", "", http.StatusOK), `"message": "Everything is OK!"`)) // polled already
-	p.must("PUT", "/hosts/web01/checks/pushed", `{"ttl":"1h"}`, http.StatusCreated)                     // the format cannot say this
+	p.must("PUT", "/hosts/web01/checks/pushed", `{"ttl":"1h"}`, http.StatusCreated)                    // the format cannot say this
 	p.must("POST", "/checks", `{"id": "c", "url": "`+svc.URL+`/a"}`, http.StatusOK)
 	read := func(file string) (m map[string]any) {
 		b, err := os.ReadFile(file)
