@@ -187,7 +187,7 @@ func (p *partition) upkeep(ctx context.Context) error {
 		// up to here are known.
 		p.changes, p.behind = max(p.changes, changes.LastSeq), true
 	}
-	if p.results < half && p.tick == 0 {
+	if p.live && p.results < half && p.tick == 0 {
 		return p.publishTick(ctx)
 	}
 	return nil

@@ -43,6 +43,10 @@ type partition struct {
 	agenda agenda
 	clock  clock
 
+	reader  *reader
+	live    bool       // ticks are read; else results that waited come first
+	outages []outageAt // not yet applied, before the partition is live
+
 	results uint64    // position up to which RESULTS is consumed
 	replay  uint64    // ticks up to here were answered by the owner before
 	changes uint64    // position up to which the transitions of the partition are known
@@ -158,16 +162,21 @@ func (a *Aggregator) tenure(ctx context.Context, n int, l lease, box *mailbox, l
 	p := &partition{
 		a: a, n: n, lease: l, log: log, box: box, hosts: map[string]*host{}, dirty: map[record]struct{}{}, cleared: map[uint64]bool{},
 	}
-	r, err := p.takeOver(ctx)
-	if err != nil {
+	defer p.close()
+	if err := p.takeOver(ctx); err != nil {
 		return fmt.Errorf("take over: %w", err)
 	}
-	defer r.close()
-	err = p.run(ctx, r)
+	err := p.run(ctx)
 	if ctx.Err() != nil && l.Valid() {
 		p.farewell(ctx)
 	}
 	return err
+}
+
+func (p *partition) close() {
+	if p.reader != nil {
+		p.reader.close()
+	}
 }
 
 // farewell leaves a checkpoint, so that whoever comes next has little to read.
@@ -180,7 +189,7 @@ func (p *partition) farewell(ctx context.Context) {
 }
 
 // run consumes the partition's results, changes of the registry and time.
-func (p *partition) run(ctx context.Context, r *reader) error {
+func (p *partition) run(ctx context.Context) error {
 	second := time.NewTicker(time.Second)
 	defer second.Stop()
 	alarm := time.NewTimer(0)
@@ -192,9 +201,9 @@ func (p *partition) run(ctx context.Context, r *reader) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case m := <-r.out:
+		case m := <-p.reader.out:
 			err = p.consume(ctx, m)
-		case err = <-r.failed:
+		case err = <-p.reader.failed:
 		case <-p.box.wake:
 			err = p.changed(ctx)
 		case <-alarm.C:
@@ -221,6 +230,7 @@ func (p *partition) consume(ctx context.Context, m jetstream.Msg) error {
 	}
 	position, now := meta.Sequence.Stream, meta.Timestamp
 	p.now = later(p.now, now)
+	p.passed(position)
 	switch m.Subject() {
 	case events.TickSubject(p.n):
 		err = p.tickAt(ctx, position, now)
@@ -233,6 +243,9 @@ func (p *partition) consume(ctx context.Context, m jetstream.Msg) error {
 		return err
 	}
 	p.results, p.behind = position, true
+	if !p.live && (meta.NumPending == 0 || position >= p.replay) {
+		return p.goLive(ctx)
+	}
 	return nil
 }
 

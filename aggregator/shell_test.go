@@ -427,14 +427,51 @@ func TestAggregator_OutagePutsDeadlinesOff(t *testing.T) {
 	f.register(events.Registration{Host: "web01", ID: "queue", TTL: events.Duration(time.Second)})
 	f.push("web01", "queue", events.OK, 0)
 	up := w.state("web01", "queue", events.OK, events.Live)
-	now := time.Now()
-	b, err := events.Encode(events.Header{Type: events.TypeTick, Source: "urn:x", ID: "1", Time: now},
-		events.Tick{Outage: &events.Outage{From: events.At(now.Add(-time.Second)), To: events.At(now.Add(2 * time.Second))}})
-	is.NoErr(err)
-	_, err = f.conn.Store(t.Context(), bus.Message(events.TickAll, b))
-	is.NoErr(err)
+	f.outage(-time.Second, 2*time.Second)
 	silent := w.state("web01", "queue", events.Critical, events.Stale)
 	is.True(silent.Stored.Sub(up.Stored) > 2500*time.Millisecond) // the end of the outage and a ttl
+}
+
+// outage stores a record of an outage between two times from now.
+func (f *field) outage(from, to time.Duration) {
+	f.tb.Helper()
+	now := time.Now()
+	b, err := events.Encode(events.Header{Type: events.TypeTick, Source: "urn:x", ID: nuid.Next(), Time: now},
+		events.Tick{Outage: &events.Outage{From: events.At(now.Add(from)), To: events.At(now.Add(to))}})
+	if err != nil {
+		f.tb.Fatal(err)
+	}
+	if _, err := f.conn.Store(f.tb.Context(), bus.Message(events.TickAll, b)); err != nil {
+		f.tb.Fatal(err)
+	}
+}
+
+// Many results that wait are read another way; what lies between them counts.
+func TestAggregator_Backlog(t *testing.T) {
+	is := is.New(t)
+	f := newField(t)
+	_, stop := f.aggregator("a1")
+	w := f.watch()
+	reg := f.register(web("db"))
+	f.register(events.Registration{Host: "web01", ID: "queue", TTL: events.Duration(time.Second)})
+	f.push("web01", "queue", events.OK, 0)
+	f.poll("web01", "db", reg, events.OK)
+	up := w.state("web01", "queue", events.OK, events.Live)
+	w.state("web01", "db", events.OK, events.Live)
+	stop()
+
+	const flips = 2 * fewResults
+	for n := range flips {
+		f.poll("web01", "db", reg, events.Statuses()[(n+1)%2*3])
+		if n == flips/2 {
+			f.outage(-10*time.Second, 2*time.Second)
+		}
+	}
+	f.aggregator("a2")
+	w.number("web01", "db", flips+1)
+	silent := w.state("web01", "queue", events.Critical, events.Stale)
+	is.True(silent.Stored.Sub(up.Stored) > 2500*time.Millisecond) // put off
+	is.Equal(w.numbered()["hosts/web01/checks/db"], uint64(flips+1))
 }
 
 // always is a lease that its holder believes in, whatever happens.
@@ -459,27 +496,25 @@ func TestPartition_ZombieCannotWrite(t *testing.T) {
 	n := events.Partition("web01")
 	reg := f.register(web("db"))
 	zombie := f.partition("zombie", n)
-	r, err := zombie.takeOver(t.Context())
-	is.NoErr(err)
-	defer r.close()
+	is.NoErr(zombie.takeOver(t.Context()))
+	defer zombie.close()
 
 	owner := f.partition("owner", n)
-	or, err := owner.takeOver(t.Context())
-	is.NoErr(err)
-	defer or.close()
+	is.NoErr(owner.takeOver(t.Context()))
+	defer owner.close()
 	f.poll("web01", "db", reg, events.OK)
 
 	// Both are given the same result, the zombie first: its lease is over, and it
 	// does not know.
 	var wrong *jetstream.APIError
-	err = zombie.consume(t.Context(), <-r.out)
+	err := zombie.consume(t.Context(), <-zombie.reader.out)
 	is.True(errors.As(err, &wrong)) // the fence
 	is.Equal(wrong.ErrorCode, jetstream.JSErrCodeStreamWrongLastSequence)
 	is.Equal(zombie.hosts["web01"].check("db").state.Number, uint64(0)) // nor did its memory change
 	is.True(errors.As(zombie.checkpoint(t.Context()), &wrong))
 	is.Equal(wrong.ErrorCode, jetstream.JSErrCodeStreamWrongLastSequence)
 
-	is.NoErr(owner.consume(t.Context(), <-or.out))
+	is.NoErr(owner.consume(t.Context(), <-owner.reader.out))
 	is.NoErr(owner.checkpoint(t.Context()))
 	w := f.watch()
 	w.state("web01", "", events.OK, events.Live)
@@ -494,11 +529,10 @@ func TestPartition_CommittedHalfWay(t *testing.T) {
 	n := events.Partition("web01")
 	reg := f.register(web("db"))
 	first := f.partition("first", n)
-	r, err := first.takeOver(t.Context())
-	is.NoErr(err)
-	defer r.close()
+	is.NoErr(first.takeOver(t.Context()))
+	defer first.close()
 	f.poll("web01", "db", reg, events.Warning)
-	m := <-r.out
+	m := <-first.reader.out
 	meta, err := m.Metadata()
 	is.NoErr(err)
 	in, err := bus.ReadResult(m)
@@ -508,13 +542,12 @@ func TestPartition_CommittedHalfWay(t *testing.T) {
 	is.NoErr(err) // and here it dies: its host is not told, no checkpoint is written
 
 	second := f.partition("second", n)
-	sr, err := second.takeOver(t.Context())
-	is.NoErr(err)
-	defer sr.close()
+	is.NoErr(second.takeOver(t.Context()))
+	defer second.close()
 	w := f.watch()
 	w.state("web01", "", events.Warning, events.Live)
-	if sr.pending > 0 {
-		is.NoErr(second.consume(t.Context(), <-sr.out)) // the same result again
+	if second.reader.pending > 0 {
+		is.NoErr(second.consume(t.Context(), <-second.reader.out)) // the same result again
 	}
 	is.Equal(second.hosts["web01"].check("db").state.Number, uint64(1))
 	is.Equal(w.numbered(), map[string]uint64{"hosts/web01": 1, "hosts/web01/checks/db": 1})

@@ -24,17 +24,16 @@ const takeoverTimeout = 30 * time.Second
 
 // takeOver is the one way to begin, to be handed a partition, and out of any
 // doubt. Behind a new fence no earlier owner's write can be stored any more, so
-// that what is read up to the fence is all there is. The reader that it returns
-// gives RESULTS from there on.
-func (p *partition) takeOver(ctx context.Context) (*reader, error) {
+// that what is read up to the fence is all there is. After it, p.reader gives
+// RESULTS from there on.
+func (p *partition) takeOver(ctx context.Context) error {
 	select {
 	case p.a.slots <- struct{}{}:
 		defer func() { <-p.a.slots }()
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return ctx.Err()
 	}
 	began := time.Now()
-	outer := ctx
 	ctx, cancel := context.WithTimeout(ctx, takeoverTimeout)
 	defer cancel()
 	for _, step := range []struct {
@@ -46,14 +45,11 @@ func (p *partition) takeOver(ctx context.Context) (*reader, error) {
 		{"read the transitions since", p.readChanges},
 		{"read the last results", p.readResults},
 		{"apply the registrations", p.readRegistrations},
+		{"consume results", p.follow},
 	} {
 		if err := step.do(ctx); err != nil {
-			return nil, fmt.Errorf("%s: %w", step.name, err)
+			return fmt.Errorf("%s: %w", step.name, err)
 		}
-	}
-	r, err := p.follow(outer)
-	if err != nil {
-		return nil, err
 	}
 	for _, ev := range p.a.waiting(p.n) {
 		p.refuse(ctx, ev)
@@ -61,8 +57,8 @@ func (p *partition) takeOver(ctx context.Context) (*reader, error) {
 	p.behind = true // the next one need not read so far
 	p.a.stats.takeovers.Add(1)
 	p.log.Debug("partition taken over", "fence", p.fence, "hosts", len(p.hosts), "results", p.results,
-		"pending", r.pending, "took", time.Since(began))
-	return r, nil
+		"pending", p.reader.pending, "took", time.Since(began))
+	return nil
 }
 
 // setFences ends the rights of all owners before.
@@ -300,18 +296,80 @@ func (p *partition) bury() {
 	}
 }
 
+// fewResults is how many results may wait for a partition to be read along with
+// its ticks. For more, the server would look at far too many messages of other
+// partitions again and again: it is an order of magnitude faster with one filter.
+const fewResults = 200
+
 // follow begins to consume RESULTS after the checkpoint.
-func (p *partition) follow(ctx context.Context) (*reader, error) {
-	r, err := read(ctx, p.a.cfg.Conn, bus.StreamResults, jetstream.ConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: p.results + 1,
-		FilterSubjects: events.PartitionResults(p.n),
-	})
+func (p *partition) follow(ctx context.Context) error {
+	r, err := p.readFrom(ctx, events.PartitionResults(p.n)...)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if r.pending == 0 {
-		// Nothing came for this partition up to the end as it was before.
-		p.results = max(p.results, p.replay)
+	if r.pending <= fewResults {
+		if r.pending == 0 {
+			// Nothing came for this partition up to the end as it was before.
+			p.results = max(p.results, p.replay)
+		}
+		p.reader, p.live = r, true
+		return nil
 	}
-	return r, nil
+	r.close()
+	if err := p.readOutages(ctx); err != nil {
+		return err
+	}
+	p.reader, err = p.readFrom(ctx, backlogSubjects(p.n))
+	return err
 }
+
+func (p *partition) readFrom(ctx context.Context, filters ...string) (*reader, error) {
+	return read(ctx, p.a.cfg.Conn, bus.StreamResults, jetstream.ConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: p.results + 1, FilterSubjects: filters,
+	})
+}
+
+// outageAt is a record of an outage with its position in RESULTS.
+type outageAt struct {
+	position uint64
+	msg      jetstream.Msg
+	stored   time.Time
+}
+
+// readOutages reads the records of outages among the results that wait: while
+// these are read, nothing else is.
+func (p *partition) readOutages(ctx context.Context) error {
+	cfg := jetstream.ConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: p.results + 1, FilterSubjects: []string{events.TickAll},
+	}
+	return readUpTo(ctx, p.a.cfg.Conn, bus.StreamResults, cfg, 0, func(m jetstream.Msg, meta *jetstream.MsgMetadata) error {
+		p.outages = append(p.outages, outageAt{meta.Sequence.Stream, m, meta.Timestamp})
+		return nil
+	})
+}
+
+// passed applies the outages before a position of the results that wait.
+func (p *partition) passed(position uint64) {
+	for len(p.outages) > 0 && p.outages[0].position < position {
+		o := p.outages[0]
+		p.outages = p.outages[1:]
+		p.outage(o.msg, o.stored)
+	}
+}
+
+// goLive ends the reading of what waited: from here on ticks are read, too.
+func (p *partition) goLive(ctx context.Context) error {
+	p.reader.close()
+	p.passed(p.results)
+	p.outages = nil // the others come with the ticks
+	r, err := p.readFrom(ctx, events.PartitionResults(p.n)...)
+	if err != nil {
+		return err
+	}
+	p.reader, p.live = r, true
+	return nil
+}
+
+// backlogSubjects is the pattern of a partition's results, pushed and polled,
+// as they are stored. Ticks have no token for a host and do not match.
+func backlogSubjects(p int) string { return fmt.Sprintf("megaphone.*.%d.>", p) }

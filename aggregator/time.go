@@ -28,6 +28,8 @@ const tickPatience = 5 * time.Second
 func (p *partition) arm(alarm *time.Timer) {
 	next := p.agenda.first()
 	switch {
+	case !p.live:
+		alarm.Stop()
 	case p.tick != 0:
 		alarm.Reset(time.Until(p.ticked.Add(tickPatience)))
 	case next.IsZero():
@@ -40,6 +42,9 @@ func (p *partition) arm(alarm *time.Timer) {
 
 // ring publishes a tick, because a deadline is due by the guess.
 func (p *partition) ring(ctx context.Context) error {
+	if !p.live {
+		return nil
+	}
 	if p.tick != 0 {
 		if time.Since(p.ticked) < tickPatience {
 			return nil
