@@ -93,7 +93,7 @@ func (c *Conn) setupStream(ctx context.Context, cfg jetstream.StreamConfig) erro
 func (c *Conn) findOrCreate(ctx context.Context, cfg jetstream.StreamConfig) (jetstream.Stream, error) {
 	var refused error
 	for try := 0; ; try++ {
-		s, err := c.js.Stream(ctx, cfg.Name)
+		s, err := askAgain(ctx, func(ctx context.Context) (jetstream.Stream, error) { return c.js.Stream(ctx, cfg.Name) })
 		if !errors.Is(err, jetstream.ErrStreamNotFound) {
 			return s, err
 		}
@@ -102,7 +102,8 @@ func (c *Conn) findOrCreate(ctx context.Context, cfg jetstream.StreamConfig) (je
 		}
 		// Sequences and lease revisions only grow, also across loss of the data.
 		cfg.FirstSeq = uint64(time.Now().UnixMicro())
-		if s, refused = c.js.CreateStream(ctx, cfg); refused == nil {
+		s, refused = askAgain(ctx, func(ctx context.Context) (jetstream.Stream, error) { return c.js.CreateStream(ctx, cfg) })
+		if refused == nil {
 			return s, nil
 		}
 		select {
@@ -116,7 +117,29 @@ func (c *Conn) findOrCreate(ctx context.Context, cfg jetstream.StreamConfig) (je
 const (
 	createTries = 10
 	createPause = 50 * time.Millisecond
+	askPatience = 2 * time.Second // for one answer
+	unavailable = 10008           // error code: the cluster has no leader
 )
+
+// askAgain repeats a request that was not answered until ctx ends: a cluster that
+// is choosing a leader loses requests, and waiting longer for one does not help.
+func askAgain(ctx context.Context, ask func(context.Context) (jetstream.Stream, error)) (jetstream.Stream, error) {
+	for {
+		try, cancel := context.WithTimeout(ctx, askPatience)
+		s, err := ask(try)
+		cancel()
+		var refused *jetstream.APIError
+		lost := errors.Is(err, context.DeadlineExceeded) || errors.As(err, &refused) && refused.ErrorCode == unavailable
+		if !lost || ctx.Err() != nil {
+			return s, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(createPause):
+		}
+	}
+}
 
 func streamConfigs(o StreamOptions) []jetstream.StreamConfig {
 	share := func(percent int64) int64 { return o.MaxBytes / 100 * percent }
