@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -49,7 +50,9 @@ func (b busSetup) WaitReady(ctx context.Context) error {
 			return false
 		}
 		defer c.Close()
-		_, last = c.JetStream().AccountInfo(ctx)
+		try, cancel := context.WithTimeout(ctx, time.Second) // a cluster without a leader does not answer
+		defer cancel()
+		_, last = c.JetStream().AccountInfo(try)
 		return last == nil
 	})
 	return errors.Join(err, last)

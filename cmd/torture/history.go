@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"strconv"
+	"strings"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -78,19 +80,16 @@ func (e *evidence) takeResult(m jetstream.Msg, position uint64) error {
 	if err != nil {
 		return err
 	}
+	t := tick{Position: position, Stored: meta.Timestamp, Partition: -1}
 	if m.Subject() == events.TickAll {
-		ev, err := bus.ReadEvent(m)
-		var t events.Tick
-		if err == nil {
-			err = events.DataAs(ev, &t)
-		}
-		if t.Outage != nil {
-			e.Outages = append(e.Outages, outage{t.Outage.From.Time, t.Outage.To.Time, position, meta.Timestamp})
-		}
+		t.Outage, err = readOutage(m)
+		e.Ticks = append(e.Ticks, t)
 		return err
 	}
-	if _, err := events.ParseSubject(m.Subject()); err != nil {
-		return nil // a tick
+	if p, ok := strings.CutPrefix(m.Subject(), strings.TrimSuffix(events.TickSubjects, "*")); ok {
+		t.Partition, err = strconv.Atoi(p)
+		e.Ticks = append(e.Ticks, t)
+		return err
 	}
 	in, err := bus.ReadResult(m)
 	e.Results = append(e.Results, result{
@@ -98,6 +97,18 @@ func (e *evidence) takeResult(m jetstream.Msg, position uint64) error {
 		Status: in.Result.Status, Message: in.Result.Message, Order: in.Result.Order(),
 	})
 	return err
+}
+
+func readOutage(m jetstream.Msg) (span, error) {
+	ev, err := bus.ReadEvent(m)
+	if err != nil {
+		return span{}, err
+	}
+	var t events.Tick
+	if err := events.DataAs(ev, &t); err != nil || t.Outage == nil {
+		return span{}, err
+	}
+	return span{t.Outage.From.Time, t.Outage.To.Time}, nil
 }
 
 func (e *evidence) takeChange(m jetstream.Msg, position uint64) error {
@@ -112,7 +123,7 @@ func (e *evidence) takeChange(m jetstream.Msg, position uint64) error {
 	if err != nil {
 		return err
 	}
-	c := change{Position: position, Stored: meta.Timestamp, ID: ev.Source() + " " + ev.ID()}
+	c := change{Position: position, Stored: meta.Timestamp, Decided: ev.Time(), ID: ev.Source() + " " + ev.ID()}
 	err = events.DataAs(ev, &c.Transition)
 	e.Changes = append(e.Changes, c)
 	return err

@@ -13,7 +13,7 @@ type evidence struct {
 	Script      map[name][]told // of the polled checks
 	Changes     []change        // in the order of CHANGES
 	Results     []result        // in the order of RESULTS
-	Outages     []outage        // that were recorded in RESULTS
+	Ticks       []tick          // and records of outages, in the order of RESULTS
 	Registered  map[name]uint64 // position of each registration in REGISTRATIONS
 	AckedRegs   []ack           // registrations that were acknowledged
 	AckedPushes []ack           // pushes that were acknowledged
@@ -27,7 +27,8 @@ type evidence struct {
 type change struct {
 	Position   uint64
 	Stored     time.Time
-	ID         string // source and id of the event
+	Decided    time.Time // bus time of what caused it
+	ID         string    // source and id of the event
 	Transition events.Transition
 }
 
@@ -44,12 +45,16 @@ type result struct {
 	Order    events.Order
 }
 
-// outage is a record of one.
-type outage struct {
-	From, To time.Time
-	Position uint64
-	Stored   time.Time
+// tick is a message that lets deadlines happen, or the record of an outage.
+type tick struct {
+	Position  uint64
+	Stored    time.Time
+	Partition int  // -1 for a record of an outage
+	Outage    span // of the record
 }
+
+// span is a time in which the bus stored nothing.
+type span struct{ From, To time.Time }
 
 // ack is an acknowledged write. Position is 0 where the answer has none.
 type ack struct {
@@ -251,8 +256,8 @@ func (j *checkJudge) live(c change, returns bool) {
 	v.note(&v.FalseAlarms, "false alarm: %s number %d at %s says %s, the script says %s", j.name, c.Transition.Number, clock(c.Stored), status, now)
 }
 
-// stale judges that a check was told to be silent: its deadline must have come,
-// by bus time, outages of the bus taken off as DESIGN.md says.
+// stale judges that a check was told to be silent: a tick must have come at or
+// past its deadline by bus time, outages of the bus taken off as DESIGN.md says.
 func (j *checkJudge) stale(c change) {
 	v, limit := j.v, j.e.TTL
 	if j.polled {
@@ -261,42 +266,58 @@ func (j *checkJudge) stale(c change) {
 	} else {
 		v.Silent++
 	}
-	var last time.Time
+	alarm := func(format string, args ...any) {
+		what := fmt.Sprintf(format, args...)
+		v.note(&v.FalseAlarms, "false alarm: %s number %d is stale at %s, %s", j.name, c.Transition.Number, clock(c.Decided), what)
+	}
+	now, ok := j.e.tickOf(c)
+	if !ok {
+		alarm("without a tick")
+		return
+	}
+	var last time.Time // stays zero if it was never heard of: its registration counts
 	for _, r := range j.results {
-		if r.Stored.Before(c.Stored) {
+		if r.Position < now.Position {
 			last = r.Stored
 		}
 	}
-	if last.IsZero() {
-		return // never heard of: it is the time of the registration that counts
-	}
 	deadline := last.Add(limit)
-	for _, o := range j.e.Outages {
-		if grace := o.To.Add(min(limit, time.Minute)); deadline.After(o.From) && o.Stored.Before(c.Stored) && grace.After(deadline) {
+	for _, t := range j.e.Ticks {
+		grace := t.Outage.To.Add(min(limit, time.Minute))
+		if t.Partition < 0 && t.Position < now.Position && deadline.After(t.Outage.From) && grace.After(deadline) {
 			deadline = grace
 		}
 	}
-	if c.Stored.Before(deadline.Add(-early)) {
-		v.note(&v.FalseAlarms, "false alarm: %s number %d is stale at %s, its deadline is %s", j.name, c.Transition.Number, clock(c.Stored), clock(deadline))
+	if now.Stored.Before(deadline) && !last.IsZero() {
+		alarm("its deadline is %s", clock(deadline))
 		return
 	}
 	for _, o := range silences(j.e.Results, 10*time.Second) {
-		if o.To.After(last) && o.From.Before(c.Stored) && c.Stored.Before(o.To.Add(min(limit, time.Minute)-early)) {
-			v.note(&v.FalseAlarms, "false alarm: %s number %d is stale at %s, but the bus was away from %s to %s", j.name, c.Transition.Number,
-				clock(c.Stored), clock(o.From), clock(o.To))
+		if o.To.After(last) && o.From.Before(now.Stored) && now.Stored.Before(o.To.Add(min(limit, time.Minute)-early)) {
+			alarm("but the bus was away from %s to %s", clock(o.From), clock(o.To))
 			return
 		}
 	}
-	if len(v.Cases) < 100 && v.Away+v.Silent <= casesKept {
-		v.Cases = append(v.Cases, fmt.Sprintf("stale with right: %s number %d at %s, heard last at %s", j.name, c.Transition.Number, clock(c.Stored), clock(last)))
+	if v.Away+v.Silent <= casesKept {
+		v.Cases = append(v.Cases, fmt.Sprintf("stale with right: %s number %d at %s, heard last at %s", j.name, c.Transition.Number, clock(c.Decided), clock(last)))
 	}
 }
 
+// tickOf finds the tick at which a transition was decided.
+func (e *evidence) tickOf(c change) (tick, bool) {
+	for _, t := range e.Ticks {
+		if t.Partition == events.Partition(c.Transition.Host) && t.Stored.Sub(c.Decided).Abs() < time.Millisecond {
+			return t, true
+		}
+	}
+	return tick{}, false
+}
+
 // silences are the times in which the bus stored no result at all.
-func silences(results []result, longer time.Duration) (list []outage) {
+func silences(results []result, longer time.Duration) (list []span) {
 	for i := 1; i < len(results); i++ {
 		if from, to := results[i-1].Stored, results[i].Stored; to.Sub(from) > longer {
-			list = append(list, outage{From: from, To: to})
+			list = append(list, span{from, to})
 		}
 	}
 	return list

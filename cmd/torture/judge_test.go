@@ -38,6 +38,12 @@ func newWorld(statuses ...events.Status) *world {
 	return w
 }
 
+// silence commits that the check is stale, at a tick of its own.
+func (w *world) silence(at time.Time) {
+	w.Ticks = append(w.Ticks, tick{Position: 100, Stored: at, Partition: events.Partition(web.Host)})
+	w.tell(at, events.Unknown, events.Stale)
+}
+
 func (w *world) poll(at time.Time, s events.Status) {
 	n := uint64(len(w.Results) + 1)
 	w.Results = append(w.Results, result{Name: web, Position: n, Stored: at, Polled: true, Status: s, Order: events.Order{Reg: 1, Lease: 1, Due: int64(n)}})
@@ -66,7 +72,7 @@ func (w *world) commit(n name, at time.Time, s events.Status, phase events.Phase
 		t.Previous = events.Moment{Phase: events.Pending}
 	}
 	t.Current = events.Moment{Status: &s, Phase: phase, Since: events.At(at)}
-	w.Changes = append(w.Changes, change{uint64(len(w.Changes) + 1), at, t.ID(), t})
+	w.Changes = append(w.Changes, change{uint64(len(w.Changes) + 1), at, at, t.ID(), t})
 }
 
 func TestJudge(t *testing.T) {
@@ -93,30 +99,39 @@ func TestJudge(t *testing.T) {
 		}, "alarms 2"},
 		"told before it was said": {func(w *world) { w.Script[web][2].At = after(7) }, "lost 1 alarms 1"},
 		"stale with right": {func(w *world) {
-			w.tell(after(8.2), events.Unknown, events.Stale)
+			w.silence(after(8.2))
 			w.tell(after(9), ok, events.Live)
 		}, "away 1 returned 1"},
 		"stale too early": {func(w *world) {
-			w.tell(after(7.9), events.Unknown, events.Stale)
+			w.silence(after(7.9))
 			w.tell(after(9), ok, events.Live)
 		}, "alarms 1 away 1 returned 1"},
 		"stale although an outage was recorded": {func(w *world) {
-			w.Outages = []outage{{after(3), after(8), 7, after(8)}}
-			w.tell(after(8.2), events.Unknown, events.Stale)
+			w.Ticks = []tick{{Position: 7, Stored: after(8), Partition: -1, Outage: span{after(3), after(8)}}}
+			w.silence(after(8.2))
 			w.tell(after(9), ok, events.Live)
 		}, "alarms 1 away 1 returned 1"},
 		"stale after an outage that was not recorded": {func(w *world) {
 			w.poll(after(2.2), ok)
 			w.Results = append(w.Results, result{Name: name{"web02", "b"}, Position: 8, Stored: after(15), Polled: true})
-			w.tell(after(15.1), events.Unknown, events.Stale)
+			w.silence(after(15.1))
 			w.tell(after(16), ok, events.Live)
+		}, "alarms 1 away 1 returned 1"},
+		"stale before the outage was recorded": {func(w *world) {
+			w.silence(after(8.2))
+			w.tell(after(9), ok, events.Live)
+			w.Ticks = append(w.Ticks, tick{Position: 101, Stored: after(9), Partition: -1, Outage: span{after(3), after(8)}})
+		}, "away 1 returned 1"},
+		"stale without a tick": {func(w *world) {
+			w.tell(after(8.2), events.Unknown, events.Stale)
+			w.tell(after(9), ok, events.Live)
 		}, "alarms 1 away 1 returned 1"},
 		"late polls are no sign of life": {func(w *world) {
 			w.Results = append(w.Results, result{Name: web, Position: 8, Stored: after(5), Polled: true})
-			w.tell(after(8.2), events.Unknown, events.Stale)
+			w.silence(after(8.2))
 			w.tell(after(9), ok, events.Live)
 		}, "away 1 returned 1"},
-		"stale at the end":       {func(w *world) { w.tell(after(8.2), events.Unknown, events.Stale) }, "wrong 1 away 1"},
+		"stale at the end":       {func(w *world) { w.silence(after(8.2)) }, "wrong 1 away 1"},
 		"no gateway shows it":    {func(w *world) { clear(w.Shown) }, "wrong 1"},
 		"an old number is shown": {func(w *world) { w.Shown[web] = shown{ok, events.Live, 2} }, "wrong 1"},
 		"a host that is better than its check": {func(w *world) {
