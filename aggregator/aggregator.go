@@ -11,6 +11,7 @@ import (
 
 	"github.com/looprock/megaphone/bus"
 	"github.com/looprock/megaphone/events"
+	"github.com/nats-io/nats.go"
 )
 
 // Config says what an aggregator works with.
@@ -43,6 +44,7 @@ type Aggregator struct {
 
 	mu      sync.Mutex
 	boxes   map[int]*mailbox // of the partitions that are held
+	cutOff  map[int]func()   // ends a partition's tenure, because the connection was lost
 	invalid map[string]invalidEvent
 
 	stats stats
@@ -69,7 +71,7 @@ func New(cfg Config) *Aggregator {
 	log := cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler)).With("component", "aggregator")
 	return &Aggregator{
 		cfg: cfg, log: log, source: "urn:megaphone:aggregator:" + events.Token(cfg.Name),
-		slots: make(chan struct{}, takeovers), boxes: map[int]*mailbox{}, invalid: map[string]invalidEvent{},
+		slots: make(chan struct{}, takeovers), boxes: map[int]*mailbox{}, cutOff: map[int]func(){}, invalid: map[string]invalidEvent{},
 		leases: bus.NewLeases(cfg.Conn, bus.LeaseOptions{
 			Group: Group, Partitions: events.Partitions, Holder: cfg.Holder, Name: cfg.Name, Role: Role, Logger: cfg.Logger,
 		}),
@@ -112,7 +114,31 @@ func (a *Aggregator) Run(ctx context.Context) error {
 	defer cancel()
 	wg.Go(func() { a.route(rctx, changes) })
 	wg.Go(func() { a.beat(rctx) })
+	wg.Go(func() { a.watchConnection(rctx) })
 	return a.leases.Run(ctx, a.hold)
+}
+
+// watchConnection ends all tenures when the connection is lost: whether a write
+// that was under way was stored is not known, and will not be by waiting.
+func (a *Aggregator) watchConnection(ctx context.Context) {
+	nc := a.cfg.Conn.NATS()
+	lost := nc.StatusChanged(nats.RECONNECTING)
+	defer nc.RemoveStatusListener(lost)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case _, ok := <-lost:
+			if !ok {
+				return // closed for good
+			}
+			a.mu.Lock()
+			for _, end := range a.cutOff {
+				end()
+			}
+			a.mu.Unlock()
+		}
+	}
 }
 
 // beat tells the other aggregators that this one is there, so that they leave
@@ -189,6 +215,7 @@ func (a *Aggregator) closeBox(partition int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	delete(a.boxes, partition)
+	delete(a.cutOff, partition)
 }
 
 // place names what changed: a check, or with an empty check a host.

@@ -149,10 +149,13 @@ func (a *Aggregator) work(ctx context.Context, n int, l lease) {
 		if time.Since(began) > 10*time.Second {
 			pause = 50 * time.Millisecond
 		}
-		log.Warn("partition is taken over again", "error", err)
-		if !sleep(ctx, pause) {
-			return
+		if !a.cfg.Conn.NATS().IsConnected() {
+			log.Debug("partition waits for the bus", "error", err)
+			sleep(ctx, 50*time.Millisecond)
+			continue
 		}
+		log.Warn("partition is taken over again", "error", err)
+		sleep(ctx, pause)
 		pause = min(2*pause, 2*time.Second)
 	}
 }
@@ -163,10 +166,15 @@ func (a *Aggregator) tenure(ctx context.Context, n int, l lease, box *mailbox, l
 		a: a, n: n, lease: l, log: log, box: box, hosts: map[string]*host{}, dirty: map[record]struct{}{}, cleared: map[uint64]bool{},
 	}
 	defer p.close()
-	if err := p.takeOver(ctx); err != nil {
+	tctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	a.mu.Lock()
+	a.cutOff[n] = func() { cancel(errAway) }
+	a.mu.Unlock()
+	if err := p.takeOver(tctx); err != nil {
 		return fmt.Errorf("take over: %w", err)
 	}
-	err := p.run(ctx)
+	err := p.run(tctx)
 	if ctx.Err() != nil && l.Valid() {
 		p.farewell(ctx)
 	}
@@ -200,7 +208,7 @@ func (p *partition) run(ctx context.Context) error {
 		var err error
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return context.Cause(ctx)
 		case m := <-p.reader.out:
 			err = p.consume(ctx, m)
 		case err = <-p.reader.failed:

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	neturl "net/url"
 	"os"
 	"slices"
 	"strings"
@@ -472,6 +473,54 @@ func TestAggregator_Backlog(t *testing.T) {
 	silent := w.state("web01", "queue", events.Critical, events.Stale)
 	is.True(silent.Stored.Sub(up.Stored) > 2500*time.Millisecond) // put off
 	is.Equal(w.numbered()["hosts/web01/checks/db"], uint64(flips+1))
+}
+
+// The bus dies in the middle, and comes back with its data.
+func TestAggregator_BusRestarts(t *testing.T) {
+	is := is.New(t)
+	dir := t.TempDir()
+	s := bustest.StartIn(t, dir, "127.0.0.1:0")
+	u, err := neturl.Parse(s.URL())
+	is.NoErr(err)
+	listen := u.Host
+	role := func() *bus.Conn {
+		c, err := bus.New(bustest.ConnectRole(t, s, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond)), bus.WithLogger(logger()))
+		is.NoErr(err)
+		return c
+	}
+	f := &field{tb: t, server: s, due: time.Now().UnixMilli(), conn: role()}
+	is.NoErr(f.conn.Setup(t.Context(), bus.StreamOptions{}))
+	f.reg = f.registry(f.conn, nil)
+	a, _ := f.aggregator("a1")
+	f.held(a, events.Partitions)
+
+	const checks, flips = 10, 30
+	var regs []uint64
+	for i := range checks {
+		r := web(fmt.Sprint("c", i))
+		r.Host = fmt.Sprint("h", i)
+		regs = append(regs, f.register(r))
+	}
+	for n := range flips {
+		if n == flips/2 {
+			s.Close()
+			s = bustest.StartIn(t, dir, listen)
+			eventually(t, "the connection is back", f.conn.NATS().IsConnected)
+		}
+		for i, reg := range regs {
+			f.poll(fmt.Sprint("h", i), fmt.Sprint("c", i), reg, events.Statuses()[n%2*3])
+		}
+	}
+	f.server = s
+	w := f.watch()
+	for i := range checks {
+		w.number(fmt.Sprint("h", i), "", flips)
+	}
+	for subject, n := range w.numbered() {
+		if n != flips {
+			t.Errorf("%s has %d transitions of %d", subject, n, flips)
+		}
+	}
 }
 
 // always is a lease that its holder believes in, whatever happens.
