@@ -27,6 +27,8 @@ type process struct {
 	log   *syncBuffer
 	done  chan struct{}
 	Ready readyFile
+
+	readyPath string
 }
 
 type readyFile struct {
@@ -57,9 +59,18 @@ func (s *syncBuffer) String() string {
 // is killed when the test ends; its log is shown if the test failed.
 func start(t testing.TB, args ...string) *process {
 	t.Helper()
-	ready := filepath.Join(t.TempDir(), "ready.json")
-	p := &process{t: t, log: &syncBuffer{}, done: make(chan struct{})}
-	p.cmd = exec.Command("megaphone", append(args, "--ready-file", ready)...)
+	p := launch(t, nil, args...)
+	if !p.becomesReady() {
+		t.Fatalf("megaphone %s ended:\n%s", strings.Join(args, " "), p.log)
+	}
+	return p
+}
+
+// launch is start with variables for its environment, and without waiting.
+func launch(t testing.TB, env []string, args ...string) *process {
+	t.Helper()
+	p := &process{t: t, log: &syncBuffer{}, done: make(chan struct{}), readyPath: filepath.Join(t.TempDir(), "ready.json")}
+	p.cmd = exec.Command("megaphone", append(args, "--ready-file", p.readyPath)...)
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	for _, e := range os.Environ() {
@@ -67,6 +78,7 @@ func start(t testing.TB, args ...string) *process {
 			p.cmd.Env = append(p.cmd.Env, e)
 		}
 	}
+	p.cmd.Env = append(p.cmd.Env, env...)
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -77,19 +89,27 @@ func start(t testing.TB, args ...string) *process {
 			t.Logf("megaphone %s printed:\n%s", strings.Join(args, " "), p.log)
 		}
 	})
-	eventually(t, 60*time.Second, "megaphone "+args[0]+" is ready", func() error {
+	return p
+}
+
+// becomesReady waits until the process says that it is ready; false where it
+// ends instead.
+func (p *process) becomesReady() (ok bool) {
+	p.t.Helper()
+	eventually(p.t, 60*time.Second, "megaphone is ready", func() error {
 		select {
 		case <-p.done:
-			t.Fatalf("megaphone %s ended:\n%s", strings.Join(args, " "), p.log)
+			return nil
 		default:
 		}
-		b, err := os.ReadFile(ready)
+		b, err := os.ReadFile(p.readyPath)
 		if err != nil {
 			return err
 		}
+		ok = true
 		return json.Unmarshal(b, &p.Ready)
 	})
-	return p
+	return ok
 }
 
 // serve starts `megaphone serve` on free ports.
