@@ -214,7 +214,7 @@ func (s *source) read(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	msgs, err := cons.Messages(jetstream.PullExpiry(4*time.Second), jetstream.PullHeartbeat(time.Second))
+	msgs, err := cons.Messages(jetstream.PullExpiry(4*time.Second), jetstream.PullHeartbeat(pullHeartbeat))
 	if err != nil {
 		return err
 	}
@@ -233,13 +233,21 @@ func (s *source) config() jetstream.OrderedConsumerConfig {
 	return cfg
 }
 
+// The client notices a consumer that is lost, as with the node of a cluster that
+// it lived on, when two heartbeats are missing, but only while it waits for one
+// message: a shorter wait would never notice.
+const (
+	pullHeartbeat = 500 * time.Millisecond
+	pullWait      = 3 * pullHeartbeat
+)
+
 // pull applies messages. A consumer that is silent is made anew after a while: a
 // server that lost it does not say so.
 func (s *source) pull(ctx context.Context, msgs jetstream.MessagesContext) error {
 	nc := s.f.conn.NATS()
 	reconnects := nc.Stats().Reconnects
 	for {
-		next, cancel := context.WithTimeout(ctx, time.Second)
+		next, cancel := context.WithTimeout(ctx, pullWait)
 		m, err := msgs.Next(jetstream.NextContext(next))
 		quiet := next.Err() != nil && ctx.Err() == nil
 		cancel()

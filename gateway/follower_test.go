@@ -113,3 +113,12 @@ func TestLateStart(t *testing.T) {
 	is.Equal(check["number"], 5.0)
 	is.Equal(check["status"], "Critical")
 }
+
+// With a wait of less than two heartbeats a gateway never noticed that its
+// consumer had died with a node of the cluster, and told nothing any more
+// (cmd/torture, a cluster whose node is killed).
+func TestLostConsumersAreNoticed(t *testing.T) {
+	is := is.New(t)
+	is.True(pullWait > 2*pullHeartbeat)
+	is.True(pullWait < quietTime) // asking for a sign of life in between
+}
