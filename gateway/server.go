@@ -30,7 +30,7 @@ type Config struct {
 	TLS   *tls.Config // nil serves plain HTTP
 
 	// RegisterWait is how long POST /checks waits for the first result; default
-	// Timeout and a second.
+	// Timeout and 0.2 s.
 	RegisterWait time.Duration
 	Interval     time.Duration // of polls whose registration says none; default 10 s
 	Timeout      time.Duration // of polls whose registration says none; default 10 s
@@ -47,7 +47,7 @@ func (c Config) withDefaults() Config {
 		c.Timeout = 10 * time.Second
 	}
 	if c.RegisterWait <= 0 {
-		c.RegisterWait = c.Timeout + time.Second
+		c.RegisterWait = c.Timeout + 200*time.Millisecond
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

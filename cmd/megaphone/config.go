@@ -62,8 +62,8 @@ const (
 	defaultBusListen = "127.0.0.1:4222"
 	defaultInterval  = 10 * time.Second
 	defaultTimeout   = 10 * time.Second
-	registerMargin   = time.Second // beyond the timeout, for the way of the result
-	minDataMax       = 16 << 20    // below, the smallest stream has no room for one large event
+	registerMargin   = 200 * time.Millisecond // beyond the timeout, for the way of the result
+	minDataMax       = 16 << 20               // below, the smallest stream has no room for one large event
 )
 
 // readOpen and readToken are the values of --read.
@@ -141,7 +141,7 @@ func (c *Config) bind(fs *pflag.FlagSet, p parts) {
 func (c *Config) bindGateway(fs *pflag.FlagSet) {
 	fs.StringVar(&c.Cache, "cache", c.Cache, "`FILE` of this host's checks in the original's format (default cache.json in the data directory)")
 	fs.StringVar(&c.ChecksD, "checks-d", c.ChecksD, "`DIR` of registrations as *.json (default checks.d beside the settings file)")
-	fs.Var((*durationValue)(&c.RegisterWait), "register-wait", "how long POST /checks waits for the first result; 0 never (default the timeout + 1s)")
+	fs.Var((*durationValue)(&c.RegisterWait), "register-wait", "how long POST /checks waits for the first result; 0 never (default the timeout + 0.2s)")
 	fs.StringVar(&c.TokenFile, "token-file", c.TokenFile, "`FILE` with a name:token a line, for those who may write")
 	fs.Var((*prefixesValue)(&c.WriteFrom), "write-from", "who may write without a token")
 	fs.Var((*listValue)(&c.HTTPNames), "http-names", "`NAMES` of this server that writes without a token may be addressed to")

@@ -45,12 +45,12 @@ func TestPrecedence(t *testing.T) {
 	is := is.New(t)
 	c, err := loaded(t, []string{"--port", "1"}, env, file)
 	is.NoErr(err)
-	is.Equal(c.Port, 1)                     // the flag wins
-	is.Equal(c.Listen, "127.0.0.2")         // over the environment
-	is.Equal(c.Timeout, 3*time.Second)      // over the file
-	is.Equal(c.Interval, 10*time.Second)    // over the default
-	is.Equal(c.BusListen, "127.0.0.1:4222") // default
-	is.Equal(c.RegisterWait, 4*time.Second) // the timeout and a little
+	is.Equal(c.Port, 1)                             // the flag wins
+	is.Equal(c.Listen, "127.0.0.2")                 // over the environment
+	is.Equal(c.Timeout, 3*time.Second)              // over the file
+	is.Equal(c.Interval, 10*time.Second)            // over the default
+	is.Equal(c.BusListen, "127.0.0.1:4222")         // default
+	is.Equal(c.RegisterWait, 3200*time.Millisecond) // the timeout and a little
 }
 
 func TestSettings(t *testing.T) {
