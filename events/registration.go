@@ -5,9 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
-	"net/url"
-	"strings"
 )
 
 // Limits of a registration.
@@ -51,6 +48,7 @@ type Target struct {
 	JSONPath string // "/"-separated keys; empty for none
 	Override string // the original's statusoverride; empty for none; not checked
 	Object   bool   // the url is an object, not a string
+	Options  string // its other keys that some kind of check knows, as JSON; empty for none; see ParseOptions
 }
 
 // Push reports whether the check has no address: its service pushes.
@@ -82,6 +80,7 @@ func (r Registration) Target() (Target, error) {
 		}
 	}
 	t.Override = overrideText(o["statusoverride"])
+	t.Options = optionsText(o)
 	return t, nil
 }
 
@@ -113,7 +112,11 @@ func (r Registration) Validate() error {
 	if len(r.URL) > MaxURL {
 		return fmt.Errorf("%w: url has %d bytes, %d are allowed", ErrRegistration, len(r.URL), MaxURL)
 	}
-	if _, err := r.Target(); err != nil {
+	t, err := r.Target()
+	if err != nil {
+		return err
+	}
+	if err := r.validateLocal(t, false); err != nil {
 		return err
 	}
 	if r.Push() && r.TTL == 0 {
@@ -150,8 +153,8 @@ func (r Registration) validateNumbers() error {
 }
 
 // ValidateStrict checks what the new resources demand beyond [Registration.Validate]: an
-// object url must have an addr with a scheme, and a valid statusoverride. The original's
-// POST /checks accepts those and shows them as Critical.
+// addr of a known kind of check with the options of that kind, and a valid statusoverride.
+// The original's POST /checks accepts others and shows them as Critical.
 func (r Registration) ValidateStrict() error {
 	if err := r.Validate(); err != nil || r.Push() {
 		return err
@@ -160,15 +163,11 @@ func (r Registration) ValidateStrict() error {
 	if err != nil {
 		return err
 	}
-	if t.Addr == "" {
-		return fmt.Errorf("%w: url has no addr", ErrRegistration)
+	if err := r.validateLocal(t, true); err != nil {
+		return err
 	}
-	u, err := url.Parse(t.Addr)
-	if err != nil || u.Scheme == "" || u.Host == "" {
-		return fmt.Errorf("%w: %q is not an address such as http://localhost:8080/status", ErrRegistration, t.Addr)
-	}
-	if u.Scheme != "http" && u.Scheme != "https" {
-		return fmt.Errorf("%w: no kind of check polls %s: use http or https", ErrRegistration, u.Scheme)
+	if err := validateTarget(r, t); err != nil {
+		return err
 	}
 	if t.Override != "" {
 		if _, err := ParseStatus(t.Override); err != nil {
@@ -180,17 +179,15 @@ func (r Registration) ValidateStrict() error {
 
 // PoolName returns which workers may poll the check: its own pool; else
 // "@<host>" where the address is local to its host (localhost, a loopback or an
-// unspecified address), so that no other machine polls it; else "default".
+// unspecified address), so that no other machine polls it; else "default". A
+// check of a local kind is always the host's own.
 func (r Registration) PoolName() string {
-	if r.Pool != "" {
-		return r.Pool
-	}
 	t, err := r.Target()
-	if err != nil {
-		return "@" + r.Host
-	}
-	u, err := url.Parse(t.Addr)
-	if err != nil || localName(u.Hostname()) {
+	k, _ := FindCheckKind(t.Addr)
+	switch {
+	case r.Pool != "" && !k.Local:
+		return r.Pool
+	case err != nil || localHostOf(t):
 		return "@" + r.Host
 	}
 	return DefaultPool
@@ -198,15 +195,6 @@ func (r Registration) PoolName() string {
 
 // DefaultPool is the pool of checks whose address any machine can reach.
 const DefaultPool = "default"
-
-func localName(name string) bool {
-	name = strings.TrimSuffix(strings.ToLower(name), ".")
-	if name == "" || name == "localhost" || strings.HasSuffix(name, ".localhost") {
-		return true
-	}
-	ip := net.ParseIP(name)
-	return ip != nil && (ip.IsLoopback() || ip.IsUnspecified())
-}
 
 // Silence is the status of the check once it has been silent for its ttl.
 func (r Registration) Silence() Status {

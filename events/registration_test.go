@@ -62,7 +62,8 @@ func TestValidate(t *testing.T) {
 		"the same, strictly":       {in: `{"id":"a","url":{}}`, strict: true, want: "no addr"},
 		"a bad override, strictly": {in: `{"id":"a","url":{"addr":"http://x/","statusoverride":"bad"}}`, strict: true, want: "statusoverride"},
 		"no scheme, strictly":      {in: `{"id":"a","url":"localhost/x"}`, strict: true, want: "not an address"},
-		"a file, strictly":         {in: `{"id":"a","url":"file://h/etc/passwd"}`, strict: true, want: "no kind of check"},
+		"a file, strictly":         {in: `{"id":"a","url":"file://h/etc/passwd"}`, strict: true, want: "over the network"},
+		"unknown kind, strictly":   {in: `{"id":"a","url":"gopher://h/"}`, strict: true, want: "use one of http, https, tcp"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			is := is.New(t)
