@@ -3,7 +3,6 @@ package aggregator
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -35,12 +34,11 @@ const takeovers = 12
 // Aggregator reduces the results of its share of all hosts. Make it with [New];
 // [Aggregator.Run] does the work. Its methods are safe for concurrent use.
 type Aggregator struct {
-	cfg     Config
-	log     *slog.Logger
-	source  string        // of the events that it publishes in its own name
-	slots   chan struct{} // one for each takeover that may go on
-	created time.Time     // of CHANGES; set by Run before anything else
-	leases  *bus.Leases
+	cfg    Config
+	log    *slog.Logger
+	source string        // of the events that it publishes in its own name
+	slots  chan struct{} // one for each takeover that may go on
+	leases *bus.Leases
 
 	mu      sync.Mutex
 	boxes   map[int]*mailbox // of the partitions that are held
@@ -93,18 +91,12 @@ func (a *Aggregator) Stats() Stats {
 // Run waits for the registry, takes a fair share of the partitions and reduces
 // their results until ctx ends. Then it writes checkpoints, releases its
 // partitions and returns nil. A bus that is away is waited for. It returns an
-// error only if it cannot begin or the connection was closed.
+// error only if the connection was closed.
 func (a *Aggregator) Run(ctx context.Context) error {
 	select {
 	case <-a.cfg.Registry.Ready():
 	case <-ctx.Done():
 		return nil
-	}
-	if err := a.begin(ctx); err != nil {
-		if ctx.Err() != nil {
-			return nil
-		}
-		return fmt.Errorf("start the aggregator: %w", err)
 	}
 	changes, stop := a.cfg.Registry.Subscribe()
 	defer stop()
@@ -157,19 +149,6 @@ func (a *Aggregator) beat(ctx context.Context) {
 		a.log.Debug("heartbeat", "error", err)
 		if !sleep(ctx, bus.HeartbeatInterval) {
 			return
-		}
-	}
-}
-
-// begin asks for what every partition needs, until the bus answers.
-func (a *Aggregator) begin(ctx context.Context) (err error) {
-	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
-		if a.created, err = a.cfg.Conn.Created(ctx); err == nil || a.cfg.Conn.NATS().IsClosed() {
-			return err
-		}
-		a.log.Warn("aggregator waits for the bus", "error", err)
-		if !sleep(ctx, pause) {
-			return ctx.Err()
 		}
 	}
 }

@@ -78,7 +78,7 @@ func (p *partition) derive(ctx context.Context, h *host, in HostInput, why cause
 // subscribers only then, and only if no other owner came.
 func (p *partition) commit(ctx context.Context, t *events.Transition, state any, causation string, now time.Time) error {
 	header := events.Header{
-		Type: events.TypeCheckChanged, Source: events.TransitionSource(p.a.created, t.Host, t.Check), ID: t.ID(),
+		Type: events.TypeCheckChanged, Source: events.TransitionSource(p.created, t.Host, t.Check), ID: t.ID(),
 		Host: t.Host, Check: t.Check, Time: now, Sequence: events.Sequence(t.Number), Causation: causation,
 	}
 	if t.Check == "" {

@@ -40,12 +40,12 @@ func ReduceHost(h events.HostState, host string, checks []*events.CheckState, in
 	if h.Number == 0 && len(checks) == 0 && h.Override == nil {
 		return h, out // nothing was ever told of it
 	}
-	sum := events.Summarize(checks)
-	h.Status, h.Phase, h.Reported = sum.Apply(h.Override)
+	h.Status, h.Phase, h.Reported = outline(checks).Apply(h.Override)
 	if h.Status == before.Status && h.Phase == before.Phase {
 		out.Write = h.OverPos != before.OverPos || h.Ended != before.Ended || !maps.Equal(h.Labels, before.Labels)
 		return h, out
 	}
+	sum := events.Summarize(checks)
 	h.Number++
 	h.Since = later(now.UTC(), before.Since)
 	out.Transition = &events.Transition{
@@ -54,6 +54,36 @@ func ReduceHost(h events.HostState, host string, checks []*events.CheckState, in
 		Checks: sum.NotOK[:min(len(sum.NotOK), events.MaxTold)],
 	}
 	return h, out
+}
+
+// outline is [events.Summarize] without the text, which would cost too much for
+// each of the many transitions of a host with many checks.
+func outline(checks []*events.CheckState) events.Summary {
+	sum := events.Summary{Status: events.OK, Phase: events.Gone}
+	rank := 0 // of the phase: one live check makes the host live
+	for _, c := range checks {
+		phase, n := events.Live, 4
+		switch c.Phase {
+		case events.Gone:
+			continue
+		case events.Pending:
+			phase, n = events.Pending, 1
+		case events.Maintenance:
+			phase, n = events.Maintenance, 2
+		case events.Stale:
+			phase, n = events.Stale, 3
+		}
+		if n > rank {
+			sum.Phase, rank = phase, n
+		}
+		if n > 2 {
+			sum.Status = events.Worse(sum.Status, c.Status)
+		}
+	}
+	if rank <= 2 {
+		sum.Status = events.Unknown
+	}
+	return sum
 }
 
 // applyHost applies the host's own input.

@@ -35,6 +35,7 @@ type partition struct {
 	log   *slog.Logger
 	box   *mailbox
 
+	created    time.Time    // of CHANGES
 	fence      uint64       // position of the fence in CHANGES
 	stateFence uint64       // and in STATE
 	fenced     [2]time.Time // when the latter was written, by this process's clock
@@ -282,7 +283,10 @@ func (p *partition) result(ctx context.Context, m jetstream.Msg, now time.Time) 
 		if err != nil {
 			return err
 		}
-		if reason != "" || attempt == 3 {
+		if reason == "" && attempt == 3 {
+			reason = "the check could not be registered, because others registered and deregistered it"
+		}
+		if reason != "" {
 			p.reject(ctx, m, in.Host, in.Check, reason)
 			return nil
 		}

@@ -249,3 +249,17 @@ func TestReduceHost_IsTheWorst(t *testing.T) {
 		}
 	})
 }
+
+func TestOutline_IsTheSummary(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var checks []*events.CheckState
+		for range rapid.IntRange(0, 6).Draw(t, "checks") {
+			checks = append(checks, checkIn("c", rapid.SampledFrom(events.Statuses()).Draw(t, "status"),
+				rapid.SampledFrom(append(events.Phases(), "unheard of")).Draw(t, "phase")))
+		}
+		got, want := outline(checks), events.Summarize(checks)
+		if got.Status != want.Status || got.Phase != want.Phase {
+			t.Fatalf("%v %v, the summary is %v %v", got.Status, got.Phase, want.Status, want.Phase)
+		}
+	})
+}

@@ -275,6 +275,8 @@ func TestAggregator_TellsTransitions(t *testing.T) {
 	gone := w.state("web01", "", events.Unknown, events.Gone)
 	is.Equal(gone.Transition.Cause, events.CauseRegistration)
 	is.Equal(w.numbered(), map[string]uint64{"hosts/web01": 3, "hosts/web01/checks/db": 3})
+	eventually(t, "the tombstone is kept", func() bool { return f.stored("web01", "db").Phase == events.Gone })
+	is.Equal(f.stored("web01", "db").Number, uint64(3))
 }
 
 func TestAggregator_RestartKeepsEverything(t *testing.T) {
@@ -530,9 +532,6 @@ func (always) Valid() bool { return true }
 
 func (f *field) partition(name string, n int) *partition {
 	a := New(Config{Conn: f.conn, Registry: f.reg, Name: name, Holder: name, Logger: logger()})
-	if err := a.begin(f.tb.Context()); err != nil {
-		f.tb.Fatal(err)
-	}
 	return &partition{
 		a: a, n: n, lease: always{}, log: a.log, box: a.open(n), hosts: map[string]*host{},
 		dirty: map[record]struct{}{}, cleared: map[uint64]bool{},
@@ -600,6 +599,86 @@ func TestPartition_CommittedHalfWay(t *testing.T) {
 	}
 	is.Equal(second.hosts["web01"].check("db").state.Number, uint64(1))
 	is.Equal(w.numbered(), map[string]uint64{"hosts/web01": 1, "hosts/web01/checks/db": 1})
+}
+
+// drain gives a partition what its reader has, until ok.
+func (f *field) drain(p *partition, ok func() bool) {
+	f.tb.Helper()
+	for !ok() {
+		select {
+		case m := <-p.reader.out:
+			if err := p.consume(f.tb.Context(), m); err != nil {
+				f.tb.Fatal(err)
+			}
+		case <-time.After(10 * time.Second):
+			f.tb.Fatal("the results do not come")
+		}
+	}
+}
+
+func TestPartition_UpkeepOutlivesTheResults(t *testing.T) {
+	is := is.New(t)
+	f := newField(t)
+	n := events.Partition("web01")
+	p := f.partition("p", n)
+	f.register(events.Registration{Host: "web01", ID: "daily", TTL: events.Duration(30 * time.Hour)})
+	is.NoErr(p.takeOver(t.Context()))
+	defer p.close()
+	first := f.push("web01", "daily", events.OK, 0)
+	f.drain(p, func() bool { return p.results >= first })
+	is.NoErr(p.checkpoint(t.Context()))
+	again := f.push("web01", "daily", events.OK, 0) // changes nothing: is written nowhere
+	f.drain(p, func() bool { return p.results >= again })
+	is.NoErr(p.checkpoint(t.Context()))
+	is.True(f.stored("web01", "daily").Applied < again)
+	for range 10 {
+		f.push("elsewhere", "x", events.OK, 0)
+	}
+	is.NoErr(p.upkeep(t.Context()))
+	is.NoErr(p.checkpoint(t.Context()))
+	is.Equal(f.stored("web01", "daily").Applied, again)
+	// The partition itself is idle: a tick moves its checkpoint on.
+	f.drain(p, func() bool { return p.tick == 0 })
+	is.NoErr(p.checkpoint(t.Context()))
+	is.True(p.saved.Results > again+10)
+}
+
+func TestPartition_RetiresWhatIsNoLongerPushed(t *testing.T) {
+	is := is.New(t)
+	f := newField(t)
+	p := f.partition("p", events.Partition("web01"))
+	is.NoErr(p.takeOver(t.Context()))
+	defer p.close()
+	pushed := f.push("web01", "queue", events.OK, time.Minute)
+	f.drain(p, func() bool { return p.results >= pushed })
+	_, ok := f.reg.Check("web01", "queue")
+	is.True(ok)
+	c := p.hosts["web01"].check("queue")
+	is.NoErr(p.tickAt(t.Context(), pushed+100, c.state.Seen.Add(25*time.Hour)))
+	_, ok = f.reg.Check("web01", "queue")
+	is.True(!ok)
+	is.Equal(c.state.Phase, events.Gone)
+	w := f.watch()
+	w.state("web01", "", events.Unknown, events.Gone)
+	is.Equal(w.numbered()["hosts/web01/checks/queue"], uint64(3)) // its silence was told before
+}
+
+func TestPartition_LeavesLaterVersionsAlone(t *testing.T) {
+	is := is.New(t)
+	f := newField(t)
+	p := f.partition("p", events.Partition("web01"))
+	store := func(subject, body string) {
+		t.Helper()
+		_, err := f.conn.Store(t.Context(), &nats.Msg{Subject: subject, Data: []byte(body), Header: nats.Header{}})
+		is.NoErr(err)
+	}
+	store(events.StateSubject("web01", "broken"), "{")
+	is.NoErr(p.takeOver(t.Context())) // what cannot be read is left out
+	p.close()
+	store(events.StateSubject("web01", "db"), `{"v":2,"host":"web01","check":"db","status":{"new":"form"}}`)
+	p = f.partition("p", events.Partition("web01"))
+	is.True(errors.Is(p.takeOver(t.Context()), errVersion))
+	p.close()
 }
 
 func TestAggregator_TellsSilenceInTime(t *testing.T) {

@@ -72,6 +72,9 @@ func (p *partition) setFences(ctx context.Context) (err error) {
 		return err
 	}
 	p.changes = p.fence
+	if p.created, err = p.a.cfg.Conn.Created(ctx); err != nil {
+		return err
+	}
 	p.fenced[0] = time.Now()
 	p.stateFence, err = p.write(ctx, msg(events.StateFenceSubject(p.n)))
 	p.fenced[1] = time.Now()
