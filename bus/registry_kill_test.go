@@ -87,8 +87,8 @@ func TestRegistryChild(t *testing.T) {
 	if dir == "" {
 		t.Skip("only as the child of TestRegistryKilled")
 	}
-	b := newBox(t)
-	b.dir, b.bus = dir, os.Getenv(childDir+"_BUS")
+	b := &box{t: t, dir: dir, bus: os.Getenv(childDir + "_BUS")} // the parent's: nobody cleans up after a kill
+	t.Cleanup(b.end)
 	_, r := b.start()
 	var wg sync.WaitGroup
 	for w := range 8 {
