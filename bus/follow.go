@@ -17,6 +17,9 @@ var errGap = errors.New("messages of the consumer are missing")
 // now has to be looked at again, because the server may have lost some of it.
 var errReconnected = errors.New("the bus connection was lost and is back")
 
+// errAway says that the bus cannot be reached now.
+var errAway = errors.New("the bus is away")
+
 // follower reads a stream in order, without acknowledgements, from a position
 // on. Unlike the ordered consumer of the NATS client it never goes on by itself
 // after a fault: its owner has to know that there was one. It is used by one

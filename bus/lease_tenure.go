@@ -150,7 +150,7 @@ func (t *tenure) put(ctx context.Context, valid *validity, expect uint64) error 
 	start := time.Now()
 	ctx, cancel := context.WithDeadline(ctx, start.Add(LeaseTTL-leaseSpare))
 	defer cancel()
-	revision, err := t.l.c.Store(ctx, &nats.Msg{Subject: t.subject(), Data: body, Header: nats.Header{}},
+	revision, err := t.l.c.storeNow(ctx, &nats.Msg{Subject: t.subject(), Data: body, Header: nats.Header{}},
 		jetstream.WithExpectLastSequencePerSubject(expect), jetstream.WithMsgTTL(LeaseTTL))
 	if err != nil {
 		return err
@@ -167,7 +167,7 @@ func (t *tenure) subject() string { return t.l.subject(strconv.Itoa(t.partition)
 func (t *tenure) free(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaseSpare)
 	defer cancel()
-	_, err := t.l.c.Store(ctx, &nats.Msg{Subject: t.subject(), Header: nats.Header{kvOperation: {"DEL"}}},
+	_, err := t.l.c.storeNow(ctx, &nats.Msg{Subject: t.subject(), Header: nats.Header{kvOperation: {"DEL"}}},
 		jetstream.WithExpectLastSequencePerSubject(t.revision))
 	if err != nil {
 		t.l.log.Debug("lease was not released: it ends by itself", "partition", t.partition, "error", err)

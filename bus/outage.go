@@ -29,10 +29,8 @@ func (l *Leases) signs(ctx context.Context) {
 	t := time.NewTicker(leaseRenew)
 	defer t.Stop()
 	for {
-		if l.c.nc.IsConnected() {
-			if err := l.sign(ctx); err != nil && ctx.Err() == nil {
-				l.log.Debug("sign of life was not stored", "error", err)
-			}
+		if err := l.sign(ctx); err != nil && ctx.Err() == nil {
+			l.log.Debug("sign of life was not stored", "error", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -47,7 +45,7 @@ func (l *Leases) sign(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = l.c.Store(ctx, &nats.Msg{Subject: signSubject, Data: b, Header: nats.Header{}})
+	_, err = l.c.storeNow(ctx, &nats.Msg{Subject: signSubject, Data: b, Header: nats.Header{}})
 	return err
 }
 

@@ -40,7 +40,18 @@ func (c *Conn) PublishResult(ctx context.Context, host, check string, h events.H
 	if err != nil {
 		return 0, err
 	}
-	return c.Store(ctx, Message(events.PolledSubject(host, check), b))
+	return c.storeNow(ctx, Message(events.PolledSubject(host, check), b))
+}
+
+// storeNow is [Conn.Store] for what is only true now: while the connection is
+// away it fails at once. The client would keep the message and send it when the
+// bus is back: a worker that lost its lease would speak, and a lease that nobody
+// holds would hide for how long the bus was away.
+func (c *Conn) storeNow(ctx context.Context, msg *nats.Msg, opts ...jetstream.PublishOpt) (position uint64, err error) {
+	if !c.nc.IsConnected() {
+		return 0, fmt.Errorf("store on %s: %w", msg.Subject, errAway)
+	}
+	return c.Store(ctx, msg, opts...)
 }
 
 // Push stores a status that a service tells of itself, and returns its position
