@@ -188,9 +188,17 @@ func (v *verdict) counts() string {
 		word string
 		n    int
 	}{
-		{"lost", v.Lost}, {"repeated", v.Repeated}, {"gaps", v.Gaps}, {"wrong", v.Wrong}, {"alarms", v.FalseAlarms},
-		{"pushes", v.MissingPushes}, {"registrations", v.MissingRegistrations}, {"subscribers", v.Subscribers},
-		{"away", v.Away}, {"silent", v.Silent}, {"returned", v.Returned},
+		{"lost", v.Lost},
+		{"repeated", v.Repeated},
+		{"gaps", v.Gaps},
+		{"wrong", v.Wrong},
+		{"alarms", v.FalseAlarms},
+		{"pushes", v.MissingPushes},
+		{"registrations", v.MissingRegistrations},
+		{"subscribers", v.Subscribers},
+		{"away", v.Away},
+		{"silent", v.Silent},
+		{"returned", v.Returned},
 	} {
 		if c.n > 0 {
 			fmt.Fprintf(&b, "%s %d ", c.word, c.n)
