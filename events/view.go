@@ -4,19 +4,20 @@ import "encoding/json"
 
 // HostView is a host as readers see it.
 type HostView struct {
-	Host       string            `json:"host"`
-	Status     Status            `json:"status"`
-	Phase      Phase             `json:"phase"`
-	Reported   *Status           `json:"reported,omitempty"` // where an override hides it
-	Message    string            `json:"message"`
-	Number     uint64            `json:"number"`
-	Since      Time              `json:"since,omitzero"`
-	Observed   Time              `json:"observed,omitzero"`     // of its oldest live check
-	AgeSeconds *float64          `json:"age_seconds,omitempty"` // since Observed
-	Address    string            `json:"address,omitempty"`
-	Labels     map[string]string `json:"labels,omitempty"`
-	Override   *Override         `json:"override,omitempty"`
-	Checks     Counts            `json:"checks"`
+	Host        string            `json:"host"`
+	Status      Status            `json:"status"`
+	Phase       Phase             `json:"phase"`
+	Reported    *Status           `json:"reported,omitempty"` // where an override hides it
+	Message     string            `json:"message"`
+	Number      uint64            `json:"number"`
+	Since       Time              `json:"since,omitzero"`
+	Observed    Time              `json:"observed,omitzero"`      // of its oldest live check
+	AgeSeconds  *float64          `json:"age_seconds,omitempty"`  // since Observed
+	NextSeconds *float64          `json:"next_seconds,omitempty"` // until the next result of a check is expected
+	Address     string            `json:"address,omitempty"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	Override    *Override         `json:"override,omitempty"`
+	Checks      Counts            `json:"checks"`
 }
 
 // CheckView is a check as readers see it.

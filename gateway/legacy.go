@@ -76,7 +76,7 @@ func (s *Server) rootAnswer() *rootAnswer {
 	case <-s.follower.Ready():
 		return s.view.root(s.local)
 	default:
-		return newRootAnswer(events.Unknown, "Megaphone starts and has no state yet", nil)
+		return newRootAnswer(events.Unknown, textNoState, nil)
 	}
 }
 

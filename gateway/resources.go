@@ -86,7 +86,11 @@ func (s *Server) hostView(host string) (events.HostView, error) {
 	if host == s.local {
 		return s.view.LocalHost(host, time.Now()), nil
 	}
-	return events.HostView{}, refuse(http.StatusNotFound, "nothing is registered of host %s", host)
+	return events.HostView{}, noHost(host)
+}
+
+func noHost(host string) error {
+	return refuse(http.StatusNotFound, "nothing is registered of host %s", host)
 }
 
 func (s *Server) getHost(w http.ResponseWriter, r *http.Request) {
@@ -142,7 +146,7 @@ func (s *Server) deleteHost(w http.ResponseWriter, r *http.Request) {
 		_, record := s.reg.Host(host)
 		_, override := s.reg.Override(host, "")
 		if len(checks) == 0 && !record && !override {
-			return refuse(http.StatusNotFound, "nothing is registered of host %s", host)
+			return noHost(host)
 		}
 		for _, e := range checks {
 			if err := s.owned(host, e.Registration.ID); err != nil {
@@ -201,7 +205,7 @@ func (s *Server) getChecks(w http.ResponseWriter, r *http.Request) {
 	s.named(w, r, func(host, _ string) error {
 		checks, ok := s.view.Checks(host, time.Now())
 		if !ok && host != s.local {
-			return refuse(http.StatusNotFound, "nothing is registered of host %s", host)
+			return noHost(host)
 		}
 		writeJSON(w, http.StatusOK, map[string][]events.CheckView{"checks": checks})
 		return nil

@@ -19,17 +19,17 @@ func (v *View) Host(name string, now time.Time) (events.HostView, bool) {
 	if h == nil || !h.registered() {
 		return events.HostView{}, false
 	}
-	return h.view(now), true
+	return h.view(v.interval, now), true
 }
 
 // LocalHost is Host for one that is there even when nothing is registered of it.
 func (v *View) LocalHost(name string, now time.Time) events.HostView {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.host(name).view(now)
+	return v.host(name).view(v.interval, now)
 }
 
-func (h *hostEntry) view(now time.Time) events.HostView {
+func (h *hostEntry) view(interval time.Duration, now time.Time) events.HostView {
 	sum, o := h.summary(), h.holds()
 	told, phase, reported := sum.Apply(o)
 	out := events.HostView{
@@ -42,14 +42,11 @@ func (h *hostEntry) view(now time.Time) events.HostView {
 	if h.record != nil {
 		out.Address, out.Labels = h.record.Address, h.record.Labels
 	}
-	var oldest time.Time
-	for _, c := range h.order {
-		s := c.shown()
-		if s.Basis == events.Live && !s.Observed.IsZero() && (oldest.IsZero() || s.Observed.Before(oldest)) {
-			oldest = s.Observed
-		}
+	f := h.freshness(interval)
+	out.Observed, out.AgeSeconds, out.NextSeconds = events.At(f.observed), age(f.observed, now), until(f.next, now)
+	if phase == events.Live && past(f.late, now) {
+		out.Phase = events.Stale
 	}
-	out.Observed, out.AgeSeconds = events.At(oldest), age(oldest, now)
 	return out
 }
 
@@ -58,6 +55,14 @@ func age(t, now time.Time) *float64 {
 		return nil
 	}
 	seconds := max(now.Sub(t), 0).Round(time.Millisecond).Seconds()
+	return &seconds
+}
+
+func until(t, now time.Time) *float64 {
+	if t.IsZero() {
+		return nil
+	}
+	seconds := max(t.Sub(now), 0).Round(time.Millisecond).Seconds()
 	return &seconds
 }
 
@@ -105,11 +110,8 @@ func (v *View) checkView(c *checkEntry, now time.Time) events.CheckView {
 		reported := s.Reported
 		out.Reported = &reported
 	}
-	if due := c.due(v.interval); !due.IsZero() {
-		next := max(due.Sub(now), 0).Round(time.Millisecond).Seconds()
-		out.NextSeconds = &next
-	}
-	if s.Phase == events.Live && c.late(v.interval, now) {
+	out.NextSeconds = until(c.due(v.interval), now)
+	if s.Phase == events.Live && past(c.lateAt(v.interval), now) {
 		out.Phase = events.Stale
 	}
 	return out
@@ -141,18 +143,20 @@ func (c *checkEntry) due(interval time.Duration) time.Time {
 // a transition: the aggregator has the first word.
 const lateSlack = 2 * time.Second
 
-// late reports whether the last result is too old by the reader's own clock: the
-// aggregator is away, or gives grace after an outage.
-func (c *checkEntry) late(interval time.Duration, now time.Time) bool {
+// lateAt is when the last result is too old by the reader's own clock, zero for
+// never: the aggregator is away then, or gives grace after an outage.
+func (c *checkEntry) lateAt(interval time.Duration) time.Time {
 	due := c.due(interval)
 	if due.IsZero() {
-		return false
+		return due
 	}
 	if !c.entry.Registration.Push() { // three intervals
 		due = due.Add(2 * due.Sub(c.state.Seen))
 	}
-	return now.After(due.Add(lateSlack))
+	return due.Add(lateSlack)
 }
+
+func past(t, now time.Time) bool { return !t.IsZero() && now.After(t) }
 
 // HostFilter chooses hosts. The zero value chooses all.
 type HostFilter struct {
@@ -181,7 +185,7 @@ func (v *View) Hosts(f HostFilter, now time.Time) (hosts []events.HostView, next
 		if f.Limit > 0 && len(hosts) == f.Limit {
 			return hosts, hosts[len(hosts)-1].Host
 		}
-		hosts = append(hosts, h.view(now))
+		hosts = append(hosts, h.view(v.interval, now))
 	}
 	return hosts, ""
 }

@@ -54,6 +54,7 @@ type hostEntry struct {
 	sum      *events.Summary
 	watch    chan struct{} // closed at the next change, if somebody waits
 	root     atomic.Pointer[rootAnswer]
+	seen     atomic.Pointer[hostSight]
 	list     atomic.Pointer[[]byte] // GET /checks
 }
 
@@ -142,6 +143,7 @@ func (h *hostEntry) change(c *checkEntry, f func()) {
 func (h *hostEntry) changed() {
 	h.sum = nil
 	h.root.Store(nil)
+	h.seen.Store(nil)
 	wake(&h.watch)
 }
 

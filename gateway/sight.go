@@ -1,0 +1,154 @@
+package gateway
+
+import (
+	"time"
+
+	"github.com/looprock/megaphone/events"
+)
+
+// hostSight is a host as probers see it, kept for a while: a host may have
+// thousands of checks, and load balancers ask often.
+type hostSight struct {
+	sight
+	made time.Time
+}
+
+// sightTime is how long the times in a sight of a host may be behind. Its
+// status, phase and message never are.
+const sightTime = 100 * time.Millisecond
+
+// clusterLabel names the label of a host that Envoy is told as the cluster.
+const clusterLabel = "cluster"
+
+// sightHost returns a host as probers see it; false where nothing is registered of it.
+func (v *View) sightHost(name string, now time.Time) (sight, bool) {
+	v.mu.RLock()
+	h := v.hosts[name]
+	if h == nil || !h.registered() {
+		v.mu.RUnlock()
+		return sight{}, false
+	}
+	seen := h.seen.Load()
+	v.mu.RUnlock()
+	if seen != nil && now.Sub(seen.made) < sightTime {
+		return seen.sight, true
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	s := h.sight(v.interval)
+	h.seen.Store(&hostSight{s, now})
+	return s, true
+}
+
+// sight is made under View.mu, held for writing.
+func (h *hostEntry) sight(interval time.Duration) sight {
+	told, phase, _ := h.summary().Apply(h.holds())
+	f := h.freshness(interval)
+	return sight{
+		host: h.name, status: told, phase: phase, message: h.message(), number: h.state.Number, since: h.state.Since,
+		observed: f.observed, next: f.next, late: f.late, cluster: h.cluster(),
+	}
+}
+
+func (h *hostEntry) cluster() string {
+	if h.record == nil {
+		return ""
+	}
+	return h.record.Labels[clusterLabel]
+}
+
+// sightCheck returns a check as probers see it; false where it is not registered.
+func (v *View) sightCheck(host, id string) (sight, bool) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	h := v.hosts[host]
+	if h == nil {
+		return sight{}, false
+	}
+	c := h.checks[id]
+	if c == nil || c.entry == nil {
+		return sight{}, false
+	}
+	s := c.shown()
+	return sight{
+		host: host, check: id, status: s.Status, phase: s.Phase, message: s.Text(), number: s.Number, since: s.Since,
+		observed: s.Observed, next: c.due(v.interval), late: c.lateAt(v.interval), latency: s.LatencySeconds, cluster: h.cluster(),
+	}, true
+}
+
+// freshness tells how current a host's checks are.
+type freshness struct {
+	observed time.Time // of its oldest live check
+	next     time.Time // the first result that is expected
+	late     time.Time // when the last of its live checks is late; zero where one never is
+}
+
+func (h *hostEntry) freshness(interval time.Duration) freshness {
+	var f freshness
+	never := false
+	for _, c := range h.order {
+		s := c.shown()
+		if s.Basis != events.Live || s.Phase == events.Maintenance {
+			continue
+		}
+		if !s.Observed.IsZero() {
+			f.observed = earlier(f.observed, s.Observed)
+		}
+		late := c.lateAt(interval)
+		if late.IsZero() {
+			never = true
+			continue
+		}
+		f.next = earlier(f.next, c.due(interval))
+		if late.After(f.late) {
+			f.late = late
+		}
+	}
+	if never {
+		f.late = time.Time{}
+	}
+	return f
+}
+
+// earlier is the earlier of two times, of which the first may be zero.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// sight returns a host, or with a check that, as probers see it; false for one
+// that is not there. Before the view is complete everything may be there.
+func (s *Server) sight(host, check string, now time.Time) (sight, bool) {
+	var seen sight
+	var ok bool
+	if check == "" {
+		seen, ok = s.view.sightHost(host, now)
+	} else {
+		seen, ok = s.view.sightCheck(host, check)
+	}
+	if ok {
+		return seen, true
+	}
+	seen = sight{host: host, check: check, status: events.Unknown}
+	select {
+	case <-s.follower.Ready():
+		seen.phase, seen.message = events.Gone, events.TextNoChecks
+		return seen, check == "" && host == s.local
+	default:
+		seen.phase, seen.message = events.Pending, textNoState
+		return seen, true
+	}
+}
+
+// textNoState is what is told of a gateway that starts without the bus.
+const textNoState = "Megaphone starts and has no state yet"
+
+// missing is the refusal for what sight does not find.
+func missing(host, check string) error {
+	if check == "" {
+		return noHost(host)
+	}
+	return noCheck(host, check)
+}
