@@ -17,7 +17,7 @@ func TestTortureShort(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 			defer cancel()
 			ok, err := torture(ctx, options{
-				Bus: kind, Seed: 5, Duration: 12 * time.Second, Checks: 120,
+				Bus: kind, Seed: 5, Duration: 8 * time.Second, Checks: 80,
 				Interval: 2 * time.Second, TTL: 20 * time.Second, Pace: 2 * time.Second, Dir: t.TempDir(),
 			}, t.Output())
 			if err != nil || !ok {
