@@ -84,7 +84,7 @@ func TestCheckResourceRefuses(t *testing.T) {
 		says       string
 	}{
 		"an object without addr": {"a", `{"url": {}}`, 400, "addr"},
-		"an unfit scheme":        {"a", `{"url": "ftp://x/"}`, 400, "http or https"},
+		"an unfit scheme":        {"a", `{"url": "ftp://x/"}`, 400, "use one of http, https"},
 		"no url and no ttl":      {"a", `{"labels": {}}`, 400, "ttl"},
 		"a bad override":         {"a", `{"url": {"addr": "http://x/", "statusoverride": "bad"}}`, 400, "statusoverride"},
 		"a bad status":           {"a", `{"ttl": 5, "on_silence": "bad"}`, 400, "OK, Unknown, Warning"},

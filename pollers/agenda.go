@@ -14,7 +14,8 @@ type task struct {
 	reg         uint64 // position of the registration
 	stored      int64  // when it was registered, bus time, Unix milliseconds
 	target      events.Target
-	endpoint    string // what polls at once are limited by
+	local       *events.Registration // of a local kind; nil for others
+	endpoint    string               // what polls at once are limited by
 	schedule    Schedule
 	timeout     time.Duration // of one poll
 	slot        *slot
@@ -32,7 +33,7 @@ type task struct {
 // before.
 func (t *task) again() *task {
 	return &task{
-		host: t.host, check: t.check, reg: t.reg, stored: t.stored, target: t.target, endpoint: t.endpoint,
+		host: t.host, check: t.check, reg: t.reg, stored: t.stored, target: t.target, local: t.local, endpoint: t.endpoint,
 		schedule: t.schedule, timeout: t.timeout, slot: t.slot, failures: -1, index: -1,
 	}
 }

@@ -24,17 +24,33 @@ var errNoDocument = errors.New("no status document")
 
 func missing(t events.Target, err error) Finding { return Finding{Missing(t), err} }
 
+// failed is the finding of t where nothing could be found out, with the reason as
+// its message: for what the original did not have.
+func failed(t events.Target, err error) Finding {
+	return Finding{finish(t, critical(err.Error())), err}
+}
+
 // Kinds holds the check of each scheme of an address, in lower case.
 type Kinds map[string]Check
 
 // Check runs the check that the address asks for.
 func (k Kinds) Check(ctx context.Context, t events.Target) Finding {
-	scheme, _, _ := strings.Cut(t.Addr, ":")
-	check := k[strings.ToLower(scheme)]
+	check := k[events.Scheme(t.Addr)]
 	if check == nil {
 		return missing(t, fmt.Errorf("%q has no scheme that can be polled", t.Addr))
 	}
 	return check(ctx, t)
+}
+
+// kinds are the checks that need nothing of their worker but its network.
+func (n network) kinds() Kinds {
+	return Kinds{
+		"tcp":  optioned(n.tcp),
+		"tls":  optioned(n.tls),
+		"dns":  optioned(n.dns),
+		"exec": optioned(runProgram),
+		"file": optioned(checkFile),
+	}
 }
 
 // perTarget is how many polls at once one endpoint has to stand, per worker.
@@ -45,6 +61,9 @@ var defaultPorts = map[string]string{"http": "80", "https": "443"}
 // endpoint returns host:port of an address, by which polls at once are limited;
 // the address itself where it has none.
 func endpoint(addr string) string {
+	if events.Scheme(addr) == "exec" {
+		return "exec" // programs at once on this machine
+	}
 	u, err := url.Parse(addr)
 	if err != nil || u.Host == "" {
 		return addr

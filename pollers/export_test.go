@@ -2,3 +2,10 @@ package pollers
 
 // ErrDenied is for tests.
 var ErrDenied = errDenied
+
+// KindsOf returns the checks of a worker with c, without a worker, and what ends
+// the connections that they keep.
+func KindsOf(c Config) (k Kinds, done func()) {
+	w := New(c)
+	return w.kinds, w.http.Close
+}

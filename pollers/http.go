@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"time"
@@ -27,17 +26,20 @@ const (
 type HTTP struct {
 	client    *http.Client
 	transport *http.Transport
-	agent     string
+	net       network
 }
 
 // NewHTTP returns an HTTP that calls itself megaphone/<version>. conf is for
 // https; nil means the defaults and the system's certificates. Only addresses in
 // networks are connected to; nil means all but link-local ones.
 func NewHTTP(version string, conf *tls.Config, networks []netip.Prefix) *HTTP {
-	dialer := &net.Dialer{Timeout: dialTimeout, Control: guard{networks}.control}
+	return newHTTP(newNetwork(version, guard{allow: networks}, ""), conf)
+}
+
+func newHTTP(n network, conf *tls.Config) *HTTP {
 	transport := &http.Transport{
 		Proxy:                  nil, // the environment of a worker is not the services'
-		DialContext:            dialer.DialContext,
+		DialContext:            n.dialer.DialContext,
 		TLSClientConfig:        conf,
 		DisableCompression:     true, // the bound of a document is then one of what is sent, too
 		MaxIdleConns:           maxIdle,
@@ -48,7 +50,7 @@ func NewHTTP(version string, conf *tls.Config, networks []netip.Prefix) *HTTP {
 	return &HTTP{
 		client:    &http.Client{Transport: transport, CheckRedirect: checkRedirect},
 		transport: transport,
-		agent:     "megaphone/" + version,
+		net:       n,
 	}
 }
 
@@ -75,7 +77,7 @@ func (h *HTTP) fetch(ctx context.Context, addr string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("poll: %w", err)
 	}
-	req.Header.Set("User-Agent", h.agent)
+	req.Header.Set("User-Agent", h.net.agent)
 	resp, err := h.client.Do(req)
 	if err != nil {
 		return nil, fmt.Errorf("poll: %w", err)

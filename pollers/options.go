@@ -31,9 +31,15 @@ type Config struct {
 	Concurrency int            // polls at once; 0 means DefaultConcurrency
 	Version     string         // told to what is polled
 	TLS         *tls.Config    // of polls over https; nil means the defaults
-	Networks    []netip.Prefix // the only ones to poll over HTTP; nil means all but link-local ones
-	Kinds       Kinds          // checks of further schemes
-	Logger      *slog.Logger   // nil discards
+	Networks    []netip.Prefix // the only ones to poll over the network; nil means all but metadata addresses
+	Deny        []netip.Prefix // never polled, even in Networks
+	Credentials string         // directory of what registrations name as credentials, ca and client_cert; "" for none
+	// Local returns what this process's own files register as a check. Checks of
+	// local kinds are looked at only if it knows them just as the bus does: anyone
+	// could have put them there. It must be safe for concurrent use; nil for none.
+	Local  func(host, check string) (events.Registration, bool)
+	Kinds  Kinds        // checks of further schemes
+	Logger *slog.Logger // nil discards
 }
 
 func (c Config) withDefaults() Config {

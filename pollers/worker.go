@@ -57,8 +57,10 @@ type held struct {
 func New(c Config) *Worker {
 	c = c.withDefaults()
 	c.Logger = c.Logger.With("component", "poller", "worker", c.Name)
-	h := NewHTTP(c.Version, c.TLS, c.Networks)
-	kinds := Kinds{"http": h.Check, "https": h.Check}
+	n := newNetwork(c.Version, guard{allow: c.Networks, deny: c.Deny}, c.Credentials)
+	h := newHTTP(n, c.TLS)
+	kinds := n.kinds()
+	kinds["http"], kinds["https"] = h.Check, h.Check
 	for scheme, check := range c.Kinds {
 		kinds[strings.ToLower(scheme)] = check
 	}
@@ -270,8 +272,13 @@ func (w *Worker) newTask(e bus.Entry) (*task, bool) {
 	if timeout <= 0 {
 		timeout = w.conf.Timeout
 	}
+	var local *events.Registration
+	if r.Local() {
+		local = &r
+	}
 	return &task{
-		host: r.Host, check: r.ID, reg: e.Position, stored: e.Stored.UnixMilli(), target: target,
+		local: local,
+		host:  r.Host, check: r.ID, reg: e.Position, stored: e.Stored.UnixMilli(), target: target,
 		endpoint: endpoint(target.Addr), schedule: NewSchedule(r.Host, r.ID, interval), timeout: timeout, index: -1,
 	}, true
 }

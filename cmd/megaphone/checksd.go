@@ -22,7 +22,7 @@ import (
 )
 
 // originFile begins the origin of checks that a file owns; the file's base name follows.
-const originFile = "file:"
+const originFile = events.OriginFile
 
 const (
 	checksDSettle = 100 * time.Millisecond // after the last change: editors write, rename and change modes
@@ -49,6 +49,7 @@ type checksDir struct {
 	reg   registrar
 	log   *slog.Logger
 
+	local      *localChecks
 	registered map[checkName]string // by this process: its origin
 	told       map[string]string    // by file: the last fault that was logged
 }
@@ -57,10 +58,11 @@ type checkName struct{ host, id string }
 
 // newChecksDir makes one that does nothing before Run. alone says that no other
 // process registers from files of its own on this bus, so that all checks that
-// files own are those of this directory.
+// files own are those of this directory. Without a registrar nothing is
+// registered: a worker on its own needs to know what its host's files say.
 func newChecksDir(path, host string, alone bool, reg registrar, log *slog.Logger) *checksDir {
 	return &checksDir{
-		path: path, host: host, alone: alone, reg: reg, log: log.With("component", "checks.d"),
+		path: path, host: host, alone: alone, reg: reg, log: log.With("component", "checks.d"), local: &localChecks{},
 		registered: map[checkName]string{}, told: map[string]string{},
 	}
 }
@@ -125,6 +127,10 @@ func (d *checksDir) Sync(ctx context.Context) {
 			continue
 		}
 		d.collect(name, list, wanted)
+	}
+	d.local.set(wanted, broken)
+	if d.reg == nil {
+		return
 	}
 	var g errgroup.Group // whose writes share one write to the disk
 	g.SetLimit(checksDAtOnce)
@@ -198,13 +204,16 @@ func (d *checksDir) read(name string) ([]events.Registration, error) {
 		if r.Host == "" {
 			r.Host = d.host
 		}
+		r.Origin = originFile + name
 		if r.Host, err = events.ParseHost(r.Host); err == nil {
 			err = r.ValidateStrict()
+		}
+		if err == nil && r.Local() && r.Host != d.host {
+			err = fmt.Errorf("check %s looks at the machine itself: it can be one of %s only", named(r.ID, r.Host), d.host)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("registration %d: %w", i+1, err)
 		}
-		r.Origin = originFile + name
 	}
 	return list, err
 }

@@ -136,7 +136,8 @@ func TestChecksDBrokenFile(t *testing.T) {
 		"a member that is none":  `{"id":"x","ttl":9,"intervall":3}`,
 		"two values":             `{"id":"x","ttl":9} {"id":"y","ttl":9}`,
 		"neither url nor ttl":    `[{"id":"x","ttl":9},{"id":"y"}]`,
-		"a file: url":            `{"id":"x","url":"file:///etc/passwd"}`,
+		"no kind of check":       `{"id":"x","url":"ftp://h/x"}`,
+		"another host's machine": `{"id":"x","host":"db01","url":"exec:/bin/true"}`,
 		"a host that is no name": `{"id":"x","ttl":9,"host":"a b"}`,
 		"empty":                  ``,
 	} {

@@ -40,6 +40,7 @@ type Config struct {
 	DataMax      int64         // bytes of all streams together
 	Replicas     int           // of the streams, in a cluster
 	TokenFile    string        // one name:token a line
+	PushTokens   string // one "token host check [ttl]" a line
 	WriteFrom    []netip.Prefix
 	HTTPNames    []string // Host headers that writes without a token may bear
 	Read         string   // "open", or "token": reading needs a token too
@@ -47,6 +48,9 @@ type Config struct {
 	TLSKey       string
 	TLSClientCA  string // who bears a certificate of these may write
 	Concurrency  int    // polls at once; 0 leaves it to the worker
+	PollAllow    []netip.Prefix
+	PollDeny     []netip.Prefix
+	Credentials  string // directory of what checks name as credentials, ca and client_cert
 	ChecksD      string // directory of registrations; empty for none
 	ChecksDGiven bool   // it was set, so it must exist
 	Verbose      bool   // log more
@@ -126,6 +130,12 @@ func (c *Config) bind(fs *pflag.FlagSet, p parts) {
 	if p.worker {
 		fs.StringVar(&c.Pool, "pool", c.Pool, "pool whose checks to poll, beside those of this host")
 		fs.Var((*intValue)(&c.Concurrency), "concurrency", "polls at once; 0 leaves it to the worker")
+		fs.Var((*prefixesValue)(&c.PollAllow), "poll-allow", "the only ones to poll, by the address that is dialled (default all but link-local and metadata addresses)")
+		fs.Var((*prefixesValue)(&c.PollDeny), "poll-deny", "never to poll")
+		fs.StringVar(&c.Credentials, "credentials", c.Credentials, "`DIR` of the credentials, ca and client_cert that checks name (default $CREDENTIALS_DIRECTORY, or credentials in the data directory)")
+	}
+	if p.gateway || p.worker {
+		fs.StringVar(&c.ChecksD, "checks-d", c.ChecksD, "`DIR` of registrations as *.json (default checks.d beside the settings file)")
 	}
 	if p.gateway {
 		c.bindGateway(fs)
@@ -140,9 +150,9 @@ func (c *Config) bind(fs *pflag.FlagSet, p parts) {
 
 func (c *Config) bindGateway(fs *pflag.FlagSet) {
 	fs.StringVar(&c.Cache, "cache", c.Cache, "`FILE` of this host's checks in the original's format (default cache.json in the data directory)")
-	fs.StringVar(&c.ChecksD, "checks-d", c.ChecksD, "`DIR` of registrations as *.json (default checks.d beside the settings file)")
 	fs.Var((*durationValue)(&c.RegisterWait), "register-wait", "how long POST /checks waits for the first result; 0 never (default the timeout + 0.2s)")
 	fs.StringVar(&c.TokenFile, "token-file", c.TokenFile, "`FILE` with a name:token a line, for those who may write")
+	fs.StringVar(&c.PushTokens, "push-tokens", c.PushTokens, "`FILE` with a \"token host check [ttl]\" a line, for pushes to /compat")
 	fs.Var((*prefixesValue)(&c.WriteFrom), "write-from", "who may write without a token")
 	fs.Var((*listValue)(&c.HTTPNames), "http-names", "`NAMES` of this server that writes without a token may be addressed to")
 	fs.StringVar(&c.TLSCert, "tls-cert", c.TLSCert, "`FILE` with the certificate chain to serve HTTPS with; read again when it changes")
@@ -183,6 +193,12 @@ func (c *Config) Load(fs *pflag.FlagSet, env func(string) string) error {
 	}
 	if c.Cache == "" {
 		c.Cache = filepath.Join(c.Data, "cache.json")
+	}
+	if c.Credentials == "" {
+		c.Credentials = env("CREDENTIALS_DIRECTORY")
+	}
+	if c.Credentials == "" {
+		c.Credentials = filepath.Join(c.Data, "credentials")
 	}
 	if !c.ChecksDGiven {
 		c.ChecksD = checksDDefault(c.ConfigFile, env)

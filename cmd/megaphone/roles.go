@@ -59,11 +59,19 @@ func (p *instance) startWorker(context.Context) error {
 	if !p.parts.worker {
 		return nil
 	}
-	w := pollers.New(pollers.Config{
+	c := pollers.Config{
 		Conn: p.conn, Registry: p.reg, Name: p.name, Holder: p.data.id,
 		Pool: p.cfg.Pool, Host: p.host, Interval: p.cfg.Interval, Timeout: p.cfg.Timeout,
 		Concurrency: p.cfg.Concurrency, Version: version(), Logger: p.log,
-	})
+		Deny: p.cfg.PollDeny, Credentials: p.cfg.Credentials,
+	}
+	if len(p.cfg.PollAllow) > 0 {
+		c.Networks = p.cfg.PollAllow
+	}
+	if p.local != nil {
+		c.Local = p.local.Get
+	}
+	w := pollers.New(c)
 	p.actors.start("worker", w.Run)
 	return nil
 }
@@ -91,7 +99,8 @@ func (p *instance) startGateway(ctx context.Context) error {
 			TokenFile: p.cfg.TokenFile, WriteFrom: p.cfg.WriteFrom, HTTPNames: p.cfg.HTTPNames,
 			ReadToken: p.cfg.Read == readToken,
 		},
-		TLS: certificates, RegisterWait: wait, Interval: p.cfg.Interval, Timeout: p.cfg.Timeout,
+		PushTokens: p.cfg.PushTokens,
+		TLS:        certificates, RegisterWait: wait, Interval: p.cfg.Interval, Timeout: p.cfg.Timeout,
 		Logger: p.log, Version: version(),
 	})
 	l := newLateListener(p.cfg.Listen, p.cfg.Port)

@@ -64,6 +64,7 @@ type instance struct {
 	server *server.Server // nil where the bus is elsewhere
 	conn   *bus.Conn
 	reg    *bus.Registry
+	local  *localChecks // nil without checks.d
 	ready  readiness
 }
 
@@ -207,10 +208,15 @@ func (p *instance) connectElsewhere(ctx context.Context) error {
 // startChecksD registers what files say. The first pass comes before anything
 // answers.
 func (p *instance) startChecksD(ctx context.Context) error {
-	if !p.parts.gateway || p.cfg.ChecksD == "" || p.host == "" {
+	if !p.parts.gateway && !p.parts.worker || p.cfg.ChecksD == "" || p.host == "" {
 		return nil
 	}
-	d := newChecksDir(p.cfg.ChecksD, p.host, p.server != nil, p.reg, p.log)
+	var reg registrar
+	if p.parts.gateway { // a worker alone leaves that to its host's gateway
+		reg = p.reg
+	}
+	d := newChecksDir(p.cfg.ChecksD, p.host, p.server != nil, reg, p.log)
+	p.local = d.local
 	d.Sync(ctx)
 	p.actors.start("checks.d", d.Run)
 	return nil
