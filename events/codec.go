@@ -66,6 +66,7 @@ func New(h Header, data any) (event.Event, error) {
 	if err := e.SetData(event.ApplicationJSON, body); err != nil {
 		return e, fmt.Errorf("%w: %w", ErrEvent, err)
 	}
+	e.DataBase64 = false // the SDK takes bytes for binary data; these are JSON, to be read by people too
 	if err := e.Validate(); err != nil {
 		return e, fmt.Errorf("%w: %w", ErrEvent, err)
 	}
@@ -84,8 +85,12 @@ func marshal(v any) ([]byte, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
-// Marshal writes a valid CloudEvent as structured JSON.
+// Marshal writes a valid CloudEvent as structured JSON. Data that is JSON stands
+// in it as such, also where it came as bytes, in binary mode.
 func Marshal(e event.Event) ([]byte, error) {
+	if e.DataBase64 && e.DataMediaType() == event.ApplicationJSON && json.Valid(e.Data()) {
+		e.DataBase64 = false
+	}
 	b, err := e.MarshalJSON()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrEvent, err)

@@ -3,6 +3,7 @@ package events_test
 import (
 	"encoding/json"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,6 +18,7 @@ func TestEncodeDecode(t *testing.T) {
 		Type: events.TypeResult, Source: "urn:megaphone:worker:w1", ID: "1", Host: "web01", Check: "a/b <é>", Time: at,
 	}, events.Result{Status: events.Warning, Message: "<x> & y", Document: json.RawMessage(`{"a":"<&>"}`)})
 	is.NoErr(err)
+	is.True(strings.Contains(string(b), `"data":{"status":"Warning"`)) // readable, not base64
 	e, err := events.Decode(b)
 	is.NoErr(err)
 	is.Equal(e.Subject(), "hosts/web01/checks/a/b <é>")
