@@ -12,6 +12,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -160,7 +161,7 @@ func (c *cacheFile) content() ([]byte, error) {
 // put writes beside, syncs and renames. A file that is right already is left
 // alone, but if the last write failed its folder is tried.
 func (c *cacheFile) put(content []byte) error {
-	same := bytes.Equal(content, c.disk)
+	same := sameJSON(content, c.disk)
 	if same && c.failure() == nil {
 		return nil
 	}
@@ -179,6 +180,26 @@ func (c *cacheFile) put(content []byte) error {
 	}
 	c.disk = content
 	return syncDir(filepath.Dir(c.path))
+}
+
+// sameJSON reports whether a and b say the same. The form of a url changes on
+// its way over the bus; a file that is written again for that would push the
+// file before the last change out of .backup.
+func sameJSON(a, b []byte) bool {
+	if bytes.Equal(a, b) {
+		return true
+	}
+	va, errA := decodeExactly(a)
+	vb, errB := decodeExactly(b)
+	return errA == nil && errB == nil && reflect.DeepEqual(va, vb)
+}
+
+// decodeExactly keeps numbers as they are written.
+func decodeExactly(text []byte) (v any, err error) {
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.UseNumber()
+	err = dec.Decode(&v)
+	return v, err
 }
 
 func writeSynced(path string, content []byte) error {

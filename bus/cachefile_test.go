@@ -57,6 +57,25 @@ func TestCacheFile(t *testing.T) {
 	b.end()
 }
 
+// The form in which a url comes back from the bus is no change: .backup stays
+// the file before the last one.
+func TestCacheBackupOfBlanks(t *testing.T) {
+	is := is.New(t)
+	b := newBox(t)
+	_, r := b.start()
+	for _, id := range []string{"a", "b"} {
+		_, err := r.Register(t.Context(), events.Registration{ID: id, URL: json.RawMessage(`{ "addr": "http://x/?<>", "n": [1.50, 2] }`)})
+		is.NoErr(err)
+	}
+	b.end() // what is still to be written is written then
+	var urls map[string]json.RawMessage
+	is.NoErr(json.Unmarshal([]byte(b.read("cache.json")), &urls))
+	is.Equal(len(urls), 2)
+	clear(urls)
+	is.NoErr(json.Unmarshal([]byte(b.read("cache.json.backup")), &urls))
+	is.Equal(len(urls), 1)
+}
+
 // An original's cache is taken over at the first start.
 func TestCacheTakenOver(t *testing.T) {
 	is := is.New(t)
