@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -253,18 +252,19 @@ func seconds(d time.Duration) string {
 // line tells everything on one line: "Critical web01: db:Critical:no answer
 // (live, age 3.2 s, next in 6.8 s)".
 func (s *sight) line(now time.Time) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s: %s (%s", s.status, s.name(), oneLine(s.message), s.phaseAt(now))
+	b := make([]byte, 0, 128+len(s.message))
+	b = append(append(append(append(b, s.status.String()...), ' '), s.name()...), ": "...)
+	b = append(append(append(b, oneLine(s.message)...), " ("...), s.phaseAt(now)...)
 	if age, ok := s.age(now); ok {
-		fmt.Fprintf(&b, ", observed %s, age %s s", s.observed.UTC().Format(observedLayout), seconds(age))
+		b = s.observed.UTC().AppendFormat(append(b, ", observed "...), observedLayout)
+		b = append(append(append(b, ", age "...), seconds(age)...), " s"...)
 	} else {
-		b.WriteString(", never observed")
+		b = append(b, ", never observed"...)
 	}
 	if next, ok := s.nextIn(now); ok {
-		fmt.Fprintf(&b, ", next in %s s", seconds(next))
+		b = append(append(append(b, ", next in "...), seconds(next)...), " s"...)
 	}
-	b.WriteByte(')')
-	return b.String()
+	return string(append(b, ')'))
 }
 
 const observedLayout = "2006-01-02T15:04:05.000Z07:00"

@@ -23,7 +23,7 @@ func (s *Server) table() []route {
 		get, put, post, del = http.MethodGet, http.MethodPut, http.MethodPost, http.MethodDelete
 		host, check         = "/hosts/{host}", "/hosts/{host}/checks/{id}"
 	)
-	return []route{
+	return append(s.probeTable(), []route{
 		{get, "/", "status of the local host", true, false, s.legacyRoot},
 		{get, "/checks", "checks of the local host", true, false, s.legacyChecks},
 		{post, "/checks", "register a check of the local host", true, false, s.legacyRegister},
@@ -54,7 +54,7 @@ func (s *Server) table() []route {
 		{get, "/metrics", "metrics of this process and its local host", false, false, s.getMetrics},
 		{get, "/metrics/hosts", "metrics of all hosts", false, false, s.getFleet},
 		{get, "/schemas/{type}", "JSON Schema of the data of an event type", false, false, s.getSchema},
-	}
+	}...)
 }
 
 // newPath reports whether a path that is not there lies among the new

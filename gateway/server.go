@@ -323,7 +323,7 @@ func (s *Server) admit(r **http.Request, rt *route) error {
 	switch {
 	case rt.open:
 		return nil
-	case rt.method == http.MethodGet:
+	case rt.method == http.MethodGet || rt.method == http.MethodOptions:
 		return s.guard.read(*r)
 	}
 	by, err := s.guard.write(*r)
@@ -340,7 +340,7 @@ func writer(r *http.Request) string {
 }
 
 func (s *Server) notFound(w http.ResponseWriter, r *http.Request) {
-	s.refuseRoute(w, r, !newPath(r.URL.Path), http.StatusNotFound, "Not found: "+r.URL.Path)
+	s.refuseRoute(w, r, !newPath(r.URL.Path) && !probePath(r.URL.Path), http.StatusNotFound, "Not found: "+r.URL.Path)
 }
 
 func (s *Server) refuseRoute(w http.ResponseWriter, r *http.Request, legacy bool, code int, text string) {

@@ -1,0 +1,53 @@
+package gateway
+
+import (
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// What is common to the answers for probers: load balancers and monitoring.
+
+// probeTable are the routes for probers, a part of the one table.
+func (s *Server) probeTable() []route {
+	const get, options = http.MethodGet, http.MethodOptions
+	return []route{
+		{get, "/lb/{host}", "whether a host is to get work", false, false, s.getBalanced},
+		{options, "/lb/{host}", "the same, as HAProxy asks", false, false, s.getBalanced},
+		{get, "/lb/{host}/{id}", "whether a check lets work through", false, false, s.getBalanced},
+		{options, "/lb/{host}/{id}", "the same, as HAProxy asks, of a check", false, false, s.getBalanced},
+	}
+}
+
+// probePath reports whether a path that is not there lies among the routes for
+// probers.
+func probePath(path string) bool {
+	first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	return slices.Contains([]string{"lb"}, first)
+}
+
+// Headers that say how current an answer is, in every form that has no better
+// place for it.
+const (
+	headerAge      = "Age"                // seconds since the state was observed, whole
+	headerObserved = "Megaphone-Observed" // when
+	headerNext     = "Megaphone-Next"     // seconds until the next result is expected
+)
+
+var headerNoStore = []string{"no-store"}
+
+// tellFreshness sets the headers that say how current the state is. Between two
+// observations an override, or another check of the host, may change everything:
+// so nothing is kept by those between us and the prober.
+func tellFreshness(h http.Header, seen *sight, now time.Time) {
+	h["Cache-Control"] = headerNoStore
+	if age, ok := seen.age(now); ok {
+		h[headerAge] = []string{strconv.FormatInt(int64(age/time.Second), 10)}
+		h[headerObserved] = []string{seen.observed.UTC().Format(observedLayout)}
+	}
+	if next, ok := seen.nextIn(now); ok {
+		h[headerNext] = []string{seconds(next)}
+	}
+}
