@@ -27,10 +27,13 @@ type driver struct {
 	services *services
 	pushers  *pushers
 
+	random  *rand.Rand // of the seed
 	checks  []name
 	now     []events.Status // what each check says
 	known   int             // how many are registered
 	script  map[name][]told // of polled checks
+	mute    map[int]bool    // pushed checks that say nothing until that is told
+	number  map[name]uint64 // of each check when the last step was shown
 	Steps   int
 	Overdue int // steps that were not shown within patience
 	Slowest time.Duration
@@ -48,9 +51,10 @@ const patience = time.Minute
 // Run goes from step to step until ctx ends, and then waits for the last one to
 // be shown for as long as more lives.
 func (d *driver) Run(ctx, more context.Context) error {
+	d.random = rand.New(rand.NewPCG(d.o.Seed, 0))
 	d.checks = names(d.o.Checks)
 	d.now = make([]events.Status, len(d.checks))
-	d.script = map[name][]told{}
+	d.script, d.mute, d.number = map[name][]told{}, map[int]bool{}, map[name]uint64{}
 	if err := d.register(more, len(d.checks)*4/5); err != nil {
 		return err
 	}
@@ -58,7 +62,7 @@ func (d *driver) Run(ctx, more context.Context) error {
 		if err := d.wait(more); err != nil {
 			return err
 		}
-		if ctx.Err() != nil && d.known == len(d.checks) {
+		if ctx.Err() != nil && d.known == len(d.checks) && len(d.mute) == 0 {
 			return nil
 		}
 		if err := d.step(more); err != nil {
@@ -71,15 +75,40 @@ func (d *driver) Run(ctx, more context.Context) error {
 // already must not change by it.
 func (d *driver) step(ctx context.Context) error {
 	d.Steps++
+	d.silence()
 	for i, status := range nextStep(d.o.Seed, d.Steps, d.now[:d.known]) {
-		d.tell(i, status)
+		if !d.mute[i] {
+			d.tell(i, status)
+		}
 	}
 	for range len(d.checks) / 100 {
-		if err := d.registerOne(ctx, rand.IntN(d.known)); err != nil {
+		if err := d.registerOne(ctx, d.random.IntN(d.known)); err != nil {
 			return err
 		}
 	}
 	return d.register(ctx, min(d.known+len(d.checks)/20+1, len(d.checks)))
+}
+
+// muteEvery is how many steps there are between those in which some services
+// that push fall silent: such a step takes a ttl at least.
+const muteEvery = 4
+
+// silence lets those that were silent speak again, and now and then a few others
+// fall silent.
+func (d *driver) silence() {
+	for i := range d.mute {
+		d.pushers.Mute(d.checks[i], false)
+	}
+	clear(d.mute)
+	if d.Steps%muteEvery != 0 {
+		return
+	}
+	for i := range d.known {
+		if !polled(i) && d.random.IntN(20) == 0 {
+			d.mute[i] = true
+			d.pushers.Mute(d.checks[i], true)
+		}
+	}
 }
 
 // tell makes the service of a check say something.
@@ -195,6 +224,9 @@ func (d *driver) wait(ctx context.Context) error {
 			}
 			if open[host] = d.differs(host, views); open[host] == "" {
 				delete(open, host)
+				for n, v := range views {
+					d.number[n] = v.Number
+				}
 			}
 		}
 	}
@@ -205,7 +237,12 @@ func (d *driver) wait(ctx context.Context) error {
 // differs tells the first check of a host that does not show what it says.
 func (d *driver) differs(host string, views map[name]events.CheckView) string {
 	for i, n := range d.checks[:d.known] {
-		if v, ok := views[n]; n.Host == host && (!ok || v.Phase != events.Live || v.Status != d.now[i]) {
+		v := views[n]
+		switch {
+		case n.Host != host:
+		case d.mute[i] && (v.Phase != events.Stale || v.Number <= d.number[n]): // a gateway's own clock is not enough
+			return fmt.Sprintf("%s is %s %s number %d, not silent", n, v.Status, v.Phase, v.Number)
+		case !d.mute[i] && (v.Phase != events.Live || v.Status != d.now[i]):
 			return fmt.Sprintf("%s is %s %s number %d, not %s", n, v.Status, v.Phase, v.Number, d.now[i])
 		}
 	}

@@ -87,6 +87,7 @@ type verdict struct {
 
 	// Not faults: checks that were stale with right, and their return.
 	Silent, Away, Returned int
+	Latest                 time.Duration // how long after its deadline silence was told, by bus time
 
 	Cases []string
 }
@@ -298,7 +299,10 @@ func (j *checkJudge) stale(c change) {
 			return
 		}
 	}
-	if v.Away+v.Silent <= casesKept {
+	if !last.IsZero() && !j.polled {
+		v.Latest = max(v.Latest, now.Stored.Sub(deadline))
+	}
+	if j.polled && v.Away <= casesKept {
 		v.Cases = append(v.Cases, fmt.Sprintf("stale with right: %s number %d at %s, heard last at %s", j.name, c.Transition.Number, clock(c.Decided), clock(last)))
 	}
 }

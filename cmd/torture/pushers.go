@@ -40,6 +40,7 @@ type pusher struct {
 	// Set under the lock of pushers.
 	want  events.Status
 	since int // how often want was set
+	mute  bool
 
 	// Used by one goroutine.
 	pushed int // the since of the last push that was acknowledged
@@ -64,6 +65,13 @@ func (p *pushers) Set(n name, status events.Status) {
 	c := p.checks[n]
 	c.want = status
 	c.since++
+}
+
+// Mute makes a check say nothing for a while, or speak again.
+func (p *pushers) Mute(n name, mute bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.checks[n].mute = mute
 }
 
 // Acks returns what was acknowledged.
@@ -96,9 +104,9 @@ func (p *pushers) round(ctx context.Context, k int) {
 			return
 		}
 		c := p.list[i]
-		want, since := c.want, c.since
+		want, since, mute := c.want, c.since, c.mute
 		p.mu.Unlock()
-		if since == c.pushed && time.Since(c.at) < p.every {
+		if mute || since == c.pushed && time.Since(c.at) < p.every {
 			continue
 		}
 		if p.push(ctx, c.name, want) != nil {
