@@ -10,10 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"strings"
-	"sync"
-	"time"
 )
 
 // GuardOptions say who may write, and who may read. The zero value takes writes
@@ -38,7 +35,7 @@ type guard struct {
 	o      GuardOptions
 	names  map[string]bool
 	cross  *http.CrossOriginProtection
-	tokens tokenFile
+	tokens *tokenFile
 }
 
 func newGuard(o GuardOptions, log *slog.Logger) *guard {
@@ -49,7 +46,7 @@ func newGuard(o GuardOptions, log *slog.Logger) *guard {
 	for _, name := range o.HTTPNames {
 		g.names[strings.ToLower(strings.TrimSuffix(name, "."))] = true
 	}
-	g.tokens.path, g.tokens.log = o.TokenFile, log
+	g.tokens = newTokenFile(o.TokenFile, log)
 	return g
 }
 
@@ -141,22 +138,11 @@ func (g *guard) knows(host string) bool {
 	return err == nil
 }
 
-// tokenFile is the file of tokens, read again when it changes. While it cannot be
-// read, the tokens read last hold.
-type tokenFile struct {
-	path string
-	log  *slog.Logger
+// tokenFile is the file of tokens.
+type tokenFile struct{ reloaded[[]token] }
 
-	mu     sync.Mutex
-	looked time.Time
-	stamp  fileStamp
-	tokens []token
-	fault  string // told last
-}
-
-type fileStamp struct {
-	changed time.Time
-	size    int64
+func newTokenFile(path string, log *slog.Logger) *tokenFile {
+	return &tokenFile{reloaded[[]token]{path: path, what: "token file", parse: parseTokens, log: log}}
 }
 
 type token struct {
@@ -164,51 +150,18 @@ type token struct {
 	sum  [sha256.Size]byte
 }
 
-// tokenPause is how long the file is not looked at again.
-const tokenPause = 250 * time.Millisecond
-
 // owner returns the name that belongs to a token.
 func (f *tokenFile) owner(text string) (name string, ok bool) {
-	if f.path == "" || text == "" {
+	if text == "" {
 		return "", false
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if time.Since(f.looked) >= tokenPause {
-		f.looked = time.Now()
-		if err := f.load(); err != nil && err.Error() != f.fault {
-			f.fault = err.Error()
-			f.log.Error("token file", "error", err)
-		}
-	}
 	sum := sha256.Sum256([]byte(text))
-	for _, t := range f.tokens { // all of them: the time taken tells nothing
+	for _, t := range f.get() { // all of them: the time taken tells nothing
 		if subtle.ConstantTimeCompare(sum[:], t.sum[:]) == 1 {
 			name, ok = t.name, true
 		}
 	}
 	return name, ok
-}
-
-func (f *tokenFile) load() error {
-	info, err := os.Stat(f.path)
-	if err != nil {
-		return fmt.Errorf("read the tokens: %w", err)
-	}
-	stamp := fileStamp{info.ModTime(), info.Size()}
-	if stamp == f.stamp {
-		return nil
-	}
-	b, err := os.ReadFile(f.path)
-	if err != nil {
-		return fmt.Errorf("read the tokens: %w", err)
-	}
-	tokens, err := parseTokens(string(b))
-	if err != nil {
-		return fmt.Errorf("%s: %w", f.path, err)
-	}
-	f.stamp, f.tokens, f.fault = stamp, tokens, ""
-	return nil
 }
 
 var errTokens = errors.New("bad token file")

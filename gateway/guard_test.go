@@ -91,7 +91,7 @@ func TestGuardWrite(t *testing.T) {
 func TestTokensAreReadAgain(t *testing.T) {
 	is := is.New(t)
 	file := filepath.Join(t.TempDir(), "tokens")
-	f := tokenFile{path: file, log: slog.New(slog.DiscardHandler)}
+	f := newTokenFile(file, slog.New(slog.DiscardHandler))
 	owner := func(token string) string {
 		f.looked = time.Time{}
 		name, _ := f.owner(token)

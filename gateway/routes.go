@@ -13,7 +13,7 @@ type route struct {
 	pattern string // segments in braces are parameters: one segment of the escaped path each
 	doc     string // in a few words, as in docs/openapi.yaml
 	legacy  bool   // of the original: errors are pages or plain text
-	open    bool   // asks for no token
+	open    bool   // the guard lets everybody pass
 	handle  http.HandlerFunc
 }
 
@@ -22,6 +22,7 @@ func (s *Server) table() []route {
 	const (
 		get, put, post, del = http.MethodGet, http.MethodPut, http.MethodPost, http.MethodDelete
 		host, check         = "/hosts/{host}", "/hosts/{host}/checks/{id}"
+		ping, kuma          = "/compat/healthchecks/{token}", "/compat/uptime-kuma/api/push/{token}"
 	)
 	return append(s.probeTable(), []route{
 		{get, "/", "status of the local host", true, false, s.legacyRoot},
@@ -49,6 +50,15 @@ func (s *Server) table() []route {
 
 		{get, "/events", "transitions as server-sent events", false, false, s.getEvents},
 		{post, "/events", "take in CloudEvents", false, false, s.postEvents},
+		{get, ping, "push by healthchecks' ping: success", false, true, s.ping},
+		{post, ping, "push by healthchecks' ping: success, with a log", false, true, s.ping},
+		{get, ping + "/{action}", "push by healthchecks' ping", false, true, s.ping},
+		{post, ping + "/{action}", "push by healthchecks' ping, with a log", false, true, s.ping},
+		{get, kuma, "push by Uptime Kuma's URL", false, true, s.kuma},
+		{post, kuma, "push by Uptime Kuma's URL, posted", false, true, s.kuma},
+		{put, kuma, "push by Uptime Kuma's URL, put", false, true, s.kuma},
+		{put, "/compat/consul/v1/agent/check/{action}/{token}", "push by Consul's call of a TTL check", false, true, s.consul},
+
 		{get, "/livez", "whether the process runs", false, true, s.livez},
 		{get, "/readyz", "whether answers are complete and current", false, true, s.readyz},
 		{get, "/metrics", "metrics of this process and its local host", false, false, s.getMetrics},
@@ -61,7 +71,7 @@ func (s *Server) table() []route {
 // resources, whose errors are problem documents.
 func newPath(path string) bool {
 	first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
-	return slices.Contains([]string{"hosts", "events", "livez", "readyz", "metrics", "schemas"}, first)
+	return slices.Contains([]string{"hosts", "events", "livez", "readyz", "metrics", "schemas", "compat"}, first)
 }
 
 // node is a place in the tree of patterns. Routing is on the escaped path and

@@ -27,7 +27,11 @@ type Config struct {
 	Name     string // of this process, unique among running ones; default the connection's
 
 	Guard GuardOptions
-	TLS   *tls.Config // nil serves plain HTTP
+	// PushTokens is a file with a line "token host check [ttl]" for each check to
+	// which the routes below /compat push. It is read again when it changes. Empty: none.
+	PushTokens string
+
+	TLS *tls.Config // nil serves plain HTTP
 
 	// RegisterWait is how long POST /checks waits for the first result; default
 	// Timeout and 0.2 s.
@@ -70,8 +74,12 @@ type Server struct {
 	hub      *hub
 	guard    *guard
 	routes   *node
-	metrics  http.Handler // of /metrics
-	fleet    http.Handler // of /metrics/hosts
+
+	pushTokens *pushTokenFile
+	jobs       jobs // that healthchecks' pings told of
+
+	metrics http.Handler // of /metrics
+	fleet   http.Handler // of /metrics/hosts
 
 	started  time.Time
 	ready    chan struct{}
@@ -87,7 +95,7 @@ func New(c Config) *Server {
 	log := c.Logger.With("component", "gateway")
 	s := &Server{
 		cfg: c, conn: c.Conn, reg: c.Registry, local: c.Host, log: log, view: NewView(c.Registry, c.Interval),
-		hub: newHub(), guard: newGuard(c.Guard, log), started: time.Now(),
+		hub: newHub(), guard: newGuard(c.Guard, log), pushTokens: newPushTokenFile(c.PushTokens, log), started: time.Now(),
 		ready: make(chan struct{}), stopping: make(chan struct{}), catchUps: make(chan struct{}, maxCatchUps),
 	}
 	s.follower = NewFollower(c.Conn, c.Registry, s.view, log)
@@ -151,10 +159,7 @@ func (s *Server) valid() error {
 			return fmt.Errorf("local host %q: %w", s.local, errors.Join(err, events.ErrName))
 		}
 	}
-	if s.guard.tokens.path != "" {
-		return s.guard.tokens.load()
-	}
-	return nil
+	return errors.Join(s.guard.tokens.check(), s.pushTokens.check())
 }
 
 // serve answers HTTP requests until ctx ends.

@@ -40,7 +40,7 @@ type Config struct {
 	DataMax      int64         // bytes of all streams together
 	Replicas     int           // of the streams, in a cluster
 	TokenFile    string        // one name:token a line
-	PushTokens   string // one "token host check [ttl]" a line
+	PushTokens   string        // one "token host check [ttl]" a line
 	WriteFrom    []netip.Prefix
 	HTTPNames    []string // Host headers that writes without a token may bear
 	Read         string   // "open", or "token": reading needs a token too
