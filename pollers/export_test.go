@@ -9,3 +9,8 @@ func KindsOf(c Config) (k Kinds, done func()) {
 	w := New(c)
 	return w.kinds, w.http.Close
 }
+
+// Recognise is for tests.
+func Recognise(contentType string, body []byte, name string) (Reading, bool) {
+	return recognise(answer{contentType, body}, name)
+}

@@ -26,18 +26,30 @@ const (
 type HTTP struct {
 	client    *http.Client
 	transport *http.Transport
+	conf      *tls.Config
+	own       transports
 	net       network
 }
 
 // NewHTTP returns an HTTP that calls itself megaphone/<version>. conf is for
 // https; nil means the defaults and the system's certificates. Only addresses in
-// networks are connected to; nil means all but link-local ones.
+// networks are connected to; nil means all but metadata addresses.
 func NewHTTP(version string, conf *tls.Config, networks []netip.Prefix) *HTTP {
 	return newHTTP(newNetwork(version, guard{allow: networks}, ""), conf)
 }
 
 func newHTTP(n network, conf *tls.Config) *HTTP {
-	transport := &http.Transport{
+	transport := newTransport(n, conf)
+	return &HTTP{
+		client:    &http.Client{Transport: transport, CheckRedirect: checkRedirect},
+		transport: transport,
+		conf:      conf,
+		net:       n,
+	}
+}
+
+func newTransport(n network, conf *tls.Config) *http.Transport {
+	return &http.Transport{
 		Proxy:                  nil, // the environment of a worker is not the services'
 		DialContext:            n.dialer.DialContext,
 		TLSClientConfig:        conf,
@@ -47,51 +59,73 @@ func newHTTP(n network, conf *tls.Config) *HTTP {
 		IdleConnTimeout:        idleTimeout,
 		MaxResponseHeaderBytes: maxHeaders,
 	}
-	return &HTTP{
-		client:    &http.Client{Transport: transport, CheckRedirect: checkRedirect},
-		transport: transport,
-		net:       n,
-	}
 }
 
 // Close closes idle connections. It may be called again, and h still be used.
-func (h *HTTP) Close() { h.transport.CloseIdleConnections() }
+func (h *HTTP) Close() {
+	h.transport.CloseIdleConnections()
+	h.own.mu.Lock()
+	defer h.own.mu.Unlock()
+	h.own.close()
+}
 
-// Check is a [Check] of http and https addresses. Only a 2xx answer is read.
+// Check is a [Check] of http and https addresses. Without options it is the
+// original's: only a 2xx answer is read, unless it is in another dialect that
+// belongs to an error.
 func (h *HTTP) Check(ctx context.Context, t events.Target) Finding {
-	body, err := h.fetch(ctx, t.Addr)
-	if err != nil {
-		return missing(t, err)
+	if t.Options != "" {
+		return optioned(h.with)(ctx, t)
 	}
-	f := Finding{Reading: Read(t, body)}
-	if f.Document == nil {
-		f.Err = errNoDocument
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, t.Addr, nil)
+	if err != nil {
+		return missing(t, fmt.Errorf("poll: %w", err))
+	}
+	req.Header.Set("User-Agent", h.net.agent)
+	resp, body, err := fetch(h.client, req)
+	if err != nil {
+		return missing(t, fmt.Errorf("poll: %w", err))
+	}
+	f := Finding{Reading: Missing(t), Err: errNoDocument}
+	if good := resp.StatusCode >= 200 && resp.StatusCode <= 299; good {
+		f = Finding{Reading: Read(t, body)}
+		if f.Document == nil {
+			f.Err = errNoDocument
+		}
+	} else {
+		f.Err = fmt.Errorf("poll %s: answered %s", t.Addr, resp.Status)
+	}
+	if f.Status == events.OK || t.JSONPath != "" {
+		return f
+	}
+	if r, ok := recognise(answer{resp.Header.Get("Content-Type"), body}, ""); ok {
+		return inDialect(t, r, resp)
 	}
 	return f
 }
 
-// fetch returns the body of a 2xx answer, of a too large one its first
-// events.MaxDocument + 1 bytes.
-func (h *HTTP) fetch(ctx context.Context, addr string) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, addr, nil)
-	if err != nil {
-		return nil, fmt.Errorf("poll: %w", err)
+// inDialect is the finding of a document in another dialect; what is answered
+// with an error is Critical, whatever the document says.
+func inDialect(t events.Target, r Reading, resp *http.Response) Finding {
+	if resp.StatusCode > 299 && r.Status != events.Critical {
+		r.Status, r.Message = events.Critical, "answered "+resp.Status+"; "+r.Message
 	}
-	req.Header.Set("User-Agent", h.net.agent)
-	resp, err := h.client.Do(req)
+	return Finding{Reading: finish(t, r)}
+}
+
+// fetch returns an answer and its body, of a too large one the first
+// events.MaxDocument + 1 bytes.
+func fetch(client *http.Client, req *http.Request) (*http.Response, []byte, error) {
+	resp, err := client.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("poll: %w", err)
+		return nil, nil, err
 	}
 	defer resp.Body.Close()
 	// Also what is not used is read, so that the connection can be used again.
 	body, err := io.ReadAll(io.LimitReader(resp.Body, events.MaxDocument+1))
-	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		return nil, fmt.Errorf("poll %s: answered %s", addr, resp.Status)
-	}
 	if err != nil {
-		return nil, fmt.Errorf("poll %s: read answer: %w", addr, err)
+		return nil, nil, fmt.Errorf("read answer: %w", err)
 	}
-	return body, nil
+	return resp, body, nil
 }
 
 func checkRedirect(req *http.Request, via []*http.Request) error {

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"math/big"
 	"net"
 	"net/netip"
@@ -334,3 +335,10 @@ func TestDNS(t *testing.T) {
 		})
 	}
 }
+
+// tlsOf is a server's configuration with a certificate of a that is good for days.
+func tlsOf(a *authority, days int) *tls.Config {
+	return &tls.Config{Certificates: []tls.Certificate{a.pair(time.Duration(days) * 24 * time.Hour)}}
+}
+
+func quiet() *log.Logger { return log.New(io.Discard, "", 0) }
