@@ -95,7 +95,7 @@ func natsServers(n int, dir string, bin programs, make func(name, path string, a
 		conf := fmt.Sprintf("server_name: %s\nlisten: %s\nmax_payload: 1MB\njetstream { store_dir: %q, max_file_store: 4GiB, sync_interval: \"1s\" }\n"+
 			"include \"nats-permissions.conf\"\n", name, b.Addrs[i], filepath.Join(dir, name))
 		if n > 1 {
-			conf += fmt.Sprintf("cluster { name: torture, listen: %s, routes: [ nats://%s ] }\n", routes[i], strings.Join(routes, ", nats://"))
+			conf += fmt.Sprintf("cluster { name: torture, no_advertise: true, listen: %s, routes: [ nats://%s ] }\n", routes[i], strings.Join(routes, ", nats://"))
 		}
 		file := filepath.Join(dir, name+".conf")
 		err = errors.Join(err, os.WriteFile(file, []byte(conf), 0o600))

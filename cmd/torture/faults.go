@@ -43,7 +43,14 @@ func (a *attacker) inflict(ctx context.Context, f fault, wg *sync.WaitGroup) boo
 		defer cancel()
 		return stepDownStream(ctx, a.conn.NATS(), f.Target) == nil
 	case cut:
-		a.fleet.Relay.Cut()
+		a.fleet.Relays[f.Target].Cut()
+		return true
+	case part:
+		join := a.fleet.Relays[f.Target].Part()
+		wg.Go(func() {
+			sleep(ctx, f.Hold)
+			join()
+		})
 		return true
 	}
 	p := a.fleet.Find(f.Target)

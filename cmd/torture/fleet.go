@@ -52,8 +52,8 @@ type fleet struct {
 	log      *slog.Logger
 	Bus      busSetup
 	Roles    []*process
-	Gateways []string // base URLs
-	Relay    *relay   // to the bus, whose connections are cut
+	Gateways []string          // base URLs
+	Relays   map[string]*relay // to the bus: of each role by its name, and of the subscriber
 
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -61,7 +61,7 @@ type fleet struct {
 
 // newFleet prepares all processes; Start starts them.
 func newFleet(o options, dir string, bin programs, log *slog.Logger) (f *fleet, err error) {
-	f = &fleet{dir: dir, log: log}
+	f = &fleet{dir: dir, log: log, Relays: map[string]*relay{}}
 	if f.Bus, err = newBus(o.Bus, dir, bin, func(name, path string, args ...string) *process {
 		if path == bin.Megaphone {
 			return f.megaphone(name, path, o, args...)
@@ -70,10 +70,13 @@ func newFleet(o options, dir string, bin programs, log *slog.Logger) (f *fleet, 
 	}); err != nil {
 		return nil, err
 	}
-	elsewhere := []string{"--bus", f.Bus.URL(), "--bus-creds", f.Bus.Creds, "--replicas", strconv.Itoa(f.Bus.Replicas)}
 	role := func(role string, n int, args ...string) {
 		name := role + strconv.Itoa(n+1)
-		args = append(append([]string{role}, elsewhere...), args...)
+		r, failed := f.relay(name)
+		if err = errors.Join(err, failed); err != nil {
+			return
+		}
+		args = append([]string{role, "--bus", r.URL(), "--bus-creds", f.Bus.Creds, "--replicas", strconv.Itoa(f.Bus.Replicas)}, args...)
 		f.Roles = append(f.Roles, f.megaphone(name, bin.Megaphone, o, args...))
 	}
 	for i := range aggregators {
@@ -88,8 +91,21 @@ func newFleet(o options, dir string, bin programs, log *slog.Logger) (f *fleet, 
 		_, port, _ := strings.Cut(address, ":")
 		role("gateway", i, "--host", "", "--listen", "127.0.0.1", "--port", port, "--register-wait", "0")
 	}
-	f.Relay, err = newRelay(f.Bus.Addrs)
-	return f, err
+	_, failed := f.relay(watcher)
+	return f, errors.Join(err, failed)
+}
+
+// watcher is the name of the subscriber that has a relay.
+const watcher = "watch"
+
+// relay makes a way to the bus that can be cut and parted.
+func (f *fleet) relay(name string) (*relay, error) {
+	r, err := newRelay(f.Bus.Addrs, len(f.Relays))
+	if err != nil {
+		return nil, err
+	}
+	f.Relays[name] = r
+	return r, nil
 }
 
 // megaphone is a process of the program under attack.
@@ -136,7 +152,9 @@ func (f *fleet) Start(ctx context.Context) error {
 			})
 		}
 	}
-	f.wg.Go(func() { f.Relay.Run(run) })
+	for _, r := range f.Relays {
+		f.wg.Go(func() { r.Run(run) })
+	}
 	ctx, done := context.WithTimeout(ctx, time.Minute)
 	defer done()
 	start(f.Bus.Procs)

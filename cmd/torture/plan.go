@@ -16,14 +16,15 @@ const (
 	stop     act = "stop"     // SIGTERM, and start again after Hold
 	pause    act = "pause"    // SIGSTOP, and SIGCONT after Hold
 	stepDown act = "stepdown" // the leader of a stream hands over
-	cut      act = "cut"      // the connections of a subscriber are cut
+	part     act = "part"     // what it says to the bus and hears from it is held back for Hold
+	cut      act = "cut"      // its connections to the bus are cut
 )
 
 // fault is one act of the plan.
 type fault struct {
 	At     time.Duration // since the start
 	Act    act
-	Target string // name of a process, of a stream, or of a relay
+	Target string // name of a process, of a stream, or of who has a relay
 	Hold   time.Duration
 }
 
@@ -101,6 +102,8 @@ func (p *planner) role(at time.Duration, target string) {
 		f.Act, f.Hold = pause, p.between(3500*time.Millisecond, 9*time.Second)
 	case n < 5:
 		f.Act = stop
+	case n < 7: // its clock goes on, and it may know that it is alone
+		f.Act, f.Hold = part, p.between(3500*time.Millisecond, 12*time.Second)
 	}
 	p.free[target] = at + f.Hold + recovery
 	p.add(f)

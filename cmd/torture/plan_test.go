@@ -12,7 +12,7 @@ var busNodes = []string{"nats1", "nats2", "nats3"}
 
 var planned = setting{
 	Roles: []string{"aggregator1", "aggregator2", "poller1", "gateway1"}, Bus: busNodes,
-	Streams: []string{"CHANGES"}, Relays: []string{"relay"}, Pace: 4 * time.Second,
+	Streams: []string{"CHANGES"}, Relays: []string{"watch"}, Pace: 4 * time.Second,
 }
 
 func TestPlanIsTheSeeds(t *testing.T) {
@@ -40,6 +40,6 @@ func TestPlanHoldsBounds(t *testing.T) {
 			is.True(f.At >= busy[key]) // only one at a time, and after it recovered
 			busy[key] = f.At + f.Hold + rest
 		}
-		is.Equal(len(seen), 5) // every act comes up
+		is.Equal(len(seen), 6) // every act comes up
 	}
 }

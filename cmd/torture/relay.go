@@ -2,24 +2,28 @@ package main
 
 import (
 	"context"
-	"io"
 	"net"
+	"slices"
 	"sync"
 )
 
-// relay passes connections on to the first of some addresses that answers, and
-// cuts them when told to.
+// relay passes connections on to the first of some addresses that answers. When
+// told to, it cuts them, or holds back what they carry: who speaks through it is
+// then parted from the bus, and what was said arrives late.
 type relay struct {
 	listener net.Listener
 	to       []string
 
-	mu    sync.Mutex
-	conns map[net.Conn]struct{}
+	mu     sync.Mutex
+	conns  map[net.Conn]struct{}
+	parted chan struct{} // closed when it ends; nil: it passes everything on
 }
 
-func newRelay(to []string) (*relay, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	return &relay{listener: l, to: to, conns: map[net.Conn]struct{}{}}, err
+// newRelay makes a relay that prefers the address at an index, modulo their number.
+func newRelay(to []string, prefer int) (*relay, error) {
+	first := prefer % len(to)
+	l, err := net.Listen("tcp", freeAddress())
+	return &relay{listener: l, to: slices.Concat(to[first:], to[:first]), conns: map[net.Conn]struct{}{}}, err
 }
 
 // URL is where clients of the bus connect to.
@@ -53,11 +57,48 @@ func (r *relay) pass(ctx context.Context, c net.Conn) {
 			return
 		}
 		var wg sync.WaitGroup
-		wg.Go(func() { _, _ = io.Copy(up, c); up.Close() }) // its end is all that matters
-		_, _ = io.Copy(c, up)
+		wg.Go(func() { r.copy(ctx, up, c); up.Close() })
+		r.copy(ctx, c, up)
 		c.Close()
 		wg.Wait()
 		return
+	}
+}
+
+// copy passes on in one direction until that ends.
+func (r *relay) copy(ctx context.Context, to, from net.Conn) {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(buf)
+		if err != nil {
+			return
+		}
+		r.mu.Lock()
+		parted := r.parted
+		r.mu.Unlock()
+		if parted != nil {
+			select {
+			case <-parted:
+			case <-ctx.Done():
+				return
+			}
+		}
+		if _, err := to.Write(buf[:n]); err != nil {
+			return
+		}
+	}
+}
+
+// Part holds everything back until join is called.
+func (r *relay) Part() (join func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.parted = make(chan struct{})
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		close(r.parted)
+		r.parted = nil
 	}
 }
 

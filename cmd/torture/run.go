@@ -92,7 +92,7 @@ func (r *run) prepare(role, anyone *bus.Conn) (err error) {
 	}
 	r.attacker = &attacker{fleet: r.fleet, conn: role, log: r.log, Done: map[act]int{}}
 	r.subscribers = []*subscriber{
-		watchSubscriber(r.fleet.Relay.URL(), r.log),
+		watchSubscriber(r.fleet.Relays[watcher].URL(), r.log),
 		sseSubscriber("sse 1", r.fleet.Gateways, r.log),
 		sseSubscriber("sse 2", []string{r.fleet.Gateways[1], r.fleet.Gateways[0]}, r.log),
 	}
@@ -105,7 +105,7 @@ func (r *run) drive(ctx context.Context) error {
 	defer cancel()
 	more, end := context.WithTimeout(ctx, r.o.Duration+settleTime)
 	defer end()
-	s := setting{Roles: processNames(r.fleet.Roles), Bus: processNames(r.fleet.Bus.Procs), Relays: []string{"relay"}, Pace: r.o.Pace}
+	s := setting{Roles: processNames(r.fleet.Roles), Bus: processNames(r.fleet.Bus.Procs), Relays: sortedKeys(r.fleet.Relays), Pace: r.o.Pace}
 	if r.o.Bus == cluster {
 		s.Streams = []string{bus.StreamRegistrations, bus.StreamResults, bus.StreamChanges, bus.StreamState, "KV_" + bus.BucketLeases}
 	}
