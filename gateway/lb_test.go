@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strconv"
 	"strings"
 	"testing"
@@ -20,7 +21,7 @@ import (
 // pushed registers a push check of a host and plays its first push.
 func (r *rig) pushed(host, id string, status events.Status, message string) {
 	r.tb.Helper()
-	if a := r.do("PUT", "/hosts/"+host+"/checks/"+id, `{"ttl": "60s"}`); a.code != 201 && a.code != 200 {
+	if a := r.do("PUT", "/hosts/"+host+"/checks/"+url.PathEscape(id), `{"ttl": "60s"}`); a.code != 201 && a.code != 200 {
 		r.tb.Fatalf("PUT: %d %s", a.code, a.body)
 	}
 	e, _ := r.reg.Check(host, id)

@@ -2,10 +2,13 @@ package gateway
 
 import (
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/looprock/megaphone/events"
 )
 
 // What is common to the answers for probers: load balancers and monitoring.
@@ -26,6 +29,25 @@ func (s *Server) probeTable() []route {
 func probePath(path string) bool {
 	first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	return slices.Contains([]string{"lb"}, first)
+}
+
+// parseTarget reads "host" or "host/check", as probers write it outside of a
+// path. What follows the first slash is the id, as it is or escaped.
+func parseTarget(target string) (host, check string, err error) {
+	host, id, has := strings.Cut(target, "/")
+	if host, err = events.ParseHost(host); err != nil {
+		return "", "", err
+	}
+	if !has {
+		return host, "", nil
+	}
+	if plain, err := url.PathUnescape(id); err == nil {
+		id = plain
+	}
+	if check, err = events.ParseCheck(id); err != nil {
+		return "", "", err
+	}
+	return host, check, nil
 }
 
 // Headers that say how current an answer is, in every form that has no better

@@ -33,6 +33,10 @@ type Config struct {
 
 	TLS *tls.Config // nil serves plain HTTP
 
+	// AgentCheck is where HAProxy's agent-check is answered, in plain text and
+	// without any guard; nil for nowhere. Run closes it.
+	AgentCheck net.Listener
+
 	// RegisterWait is how long POST /checks waits for the first result; default
 	// Timeout and 0.2 s.
 	RegisterWait time.Duration
@@ -128,6 +132,9 @@ const (
 // without one. Call it once.
 func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 	defer ln.Close()
+	if s.cfg.AgentCheck != nil {
+		defer s.cfg.AgentCheck.Close()
+	}
 	if err := s.valid(); err != nil {
 		return err
 	}
@@ -181,6 +188,9 @@ func (s *Server) serve(ctx context.Context, ln net.Listener) error {
 		}
 		return fmt.Errorf("serve HTTP on %s: %w", ln.Addr(), err)
 	})
+	if agent := s.cfg.AgentCheck; agent != nil {
+		g.Go(func() error { return s.serveAgent(ctx, agent) })
+	}
 	g.Go(func() error {
 		s.announce(ctx, complete)
 		<-ctx.Done()

@@ -22,18 +22,19 @@ import (
 type Config struct {
 	ConfigFile string // that was read; empty for none
 
-	Listen    string // address that HTTP is served on
-	Port      int    // 0 chooses a free one
-	BusListen string // ADDR:PORT of the embedded server
-	Bus       string // URL of a server elsewhere; empty: the embedded one
-	BusCreds  string // file with the role user's credentials there
-	Data      string // directory
-	Cache     string // file in the original's format
-	Host      string // name of this host
-	HostGiven bool   // it was set, possibly to nothing
-	Pool      string // of the worker, beside its own host's
-	Interval  time.Duration
-	Timeout   time.Duration // of a poll
+	Listen     string // address that HTTP is served on
+	Port       int    // 0 chooses a free one
+	AgentCheck string // ADDR:PORT of HAProxy's agent-check; empty for none
+	BusListen  string // ADDR:PORT of the embedded server
+	Bus        string // URL of a server elsewhere; empty: the embedded one
+	BusCreds   string // file with the role user's credentials there
+	Data       string // directory
+	Cache      string // file in the original's format
+	Host       string // name of this host
+	HostGiven  bool   // it was set, possibly to nothing
+	Pool       string // of the worker, beside its own host's
+	Interval   time.Duration
+	Timeout    time.Duration // of a poll
 
 	RegisterWait time.Duration // how long POST /checks waits for the first result; 0 never
 	ReadyFile    string        // written once everything answers
@@ -149,6 +150,7 @@ func (c *Config) bind(fs *pflag.FlagSet, p parts) {
 }
 
 func (c *Config) bindGateway(fs *pflag.FlagSet) {
+	fs.StringVar(&c.AgentCheck, "agent-check", c.AgentCheck, "`ADDR:PORT` to answer HAProxy's agent-check on, to everyone; port 0 chooses a free one (default none)")
 	fs.StringVar(&c.Cache, "cache", c.Cache, "`FILE` of this host's checks in the original's format (default cache.json in the data directory)")
 	fs.Var((*durationValue)(&c.RegisterWait), "register-wait", "how long POST /checks waits for the first result; 0 never (default the timeout + 0.2s)")
 	fs.StringVar(&c.TokenFile, "token-file", c.TokenFile, "`FILE` with a name:token a line, for those who may write")
@@ -275,11 +277,9 @@ func (c *Config) Validate(p parts) error {
 	}
 	wrong(c.Listen == "", "listen", `""`, "give an address, such as 127.0.0.1")
 	wrong(c.Port < 0 || c.Port > 65535, "port", c.Port, "a port is 0 to 65535")
-	_, port, err := net.SplitHostPort(c.BusListen)
-	if err == nil {
-		_, err = strconv.ParseUint(port, 10, 16)
-	}
-	wrong(err != nil, "bus-listen", c.BusListen, "write it as ADDR:PORT, such as 127.0.0.1:4222")
+	wrong(!isAddress(c.BusListen), "bus-listen", c.BusListen, "write it as ADDR:PORT, such as 127.0.0.1:4222")
+	wrong(c.AgentCheck != "" && !isAddress(c.AgentCheck), "agent-check", c.AgentCheck, "write it as ADDR:PORT, such as 127.0.0.1:18002")
+	wrong(c.AgentCheck != "" && c.Read == readToken, "agent-check", c.AgentCheck, "it cannot be asked for a token: it does not go with --read token")
 	wrong(c.Bus == "" && !p.server, "bus", `""`, "name the bus, such as nats://bus1.example.com:4222")
 	wrong(c.HostGiven && c.Host == "" && p.worker, "host", `""`, "a worker polls for its host; only a gateway may do without one")
 	wrong(c.Bus == "" && p.server && c.BusCreds != "", "bus-creds", c.BusCreds, "it belongs to --bus URL, which is not given")
@@ -307,4 +307,13 @@ func (c *Config) Validate(p parts) error {
 		wrong(err != nil || !info.IsDir(), "checks-d", c.ChecksD, "it must be a directory")
 	}
 	return errors.Join(faults...)
+}
+
+// isAddress reports whether text is ADDR:PORT.
+func isAddress(text string) bool {
+	_, port, err := net.SplitHostPort(text)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	return err == nil
 }

@@ -74,6 +74,7 @@ func sockaddr(network, resolved string) (syscall.Sockaddr, error) {
 type lateListener struct {
 	address string
 	port    int
+	flag    string        // that chooses both; empty: --listen and --port
 	opened  chan struct{} // closed once it listens
 
 	mu     sync.Mutex
@@ -83,6 +84,18 @@ type lateListener struct {
 
 func newLateListener(address string, port int) *lateListener {
 	return &lateListener{address: address, port: port, opened: make(chan struct{})}
+}
+
+// lateListenerAt is one for ADDR:PORT as the flag gives it; nil for none.
+func lateListenerAt(flag, address string) *lateListener {
+	host, text, err := net.SplitHostPort(address)
+	if err != nil { // empty: Config.Validate has seen the others
+		return nil
+	}
+	port, _ := strconv.Atoi(text)
+	l := newLateListener(host, port)
+	l.flag = flag
+	return l
 }
 
 // Accept waits for a connection.
@@ -105,6 +118,9 @@ func (l *lateListener) open() (net.Listener, error) {
 	}
 	inner, err := net.Listen("tcp", net.JoinHostPort(l.address, strconv.Itoa(l.port)))
 	if err != nil {
+		if l.flag != "" {
+			return nil, fmt.Errorf("%w; choose another with --%s", err, l.flag)
+		}
 		return nil, listenError(l.address, l.port, err)
 	}
 	l.inner = inner

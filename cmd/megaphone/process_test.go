@@ -32,9 +32,10 @@ type process struct {
 }
 
 type readyFile struct {
-	HTTP string `json:"http"`
-	Bus  string `json:"bus"`
-	PID  int    `json:"pid"`
+	HTTP  string `json:"http"`
+	Bus   string `json:"bus"`
+	Agent string `json:"agent_check"`
+	PID   int    `json:"pid"`
 }
 
 // syncBuffer collects what a process prints.

@@ -14,9 +14,10 @@ import (
 
 // readiness is what the ready file says. An address that is not served is absent.
 type readiness struct {
-	HTTP string `json:"http,omitempty"`
-	Bus  string `json:"bus,omitempty"`
-	PID  int    `json:"pid"`
+	HTTP  string `json:"http,omitempty"`
+	Bus   string `json:"bus,omitempty"`
+	Agent string `json:"agent_check,omitempty"`
+	PID   int    `json:"pid"`
 }
 
 // write replaces the ready file as a whole.

@@ -93,7 +93,7 @@ func (p *instance) startGateway(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	g := gateway.New(gateway.Config{
+	c := gateway.Config{
 		Conn: p.conn, Registry: p.reg, Host: p.host, Name: p.name,
 		Guard: gateway.GuardOptions{
 			TokenFile: p.cfg.TokenFile, WriteFrom: p.cfg.WriteFrom, HTTPNames: p.cfg.HTTPNames,
@@ -102,10 +102,19 @@ func (p *instance) startGateway(ctx context.Context) error {
 		PushTokens: p.cfg.PushTokens,
 		TLS:        certificates, RegisterWait: wait, Interval: p.cfg.Interval, Timeout: p.cfg.Timeout,
 		Logger: p.log, Version: version(),
-	})
-	l := newLateListener(p.cfg.Listen, p.cfg.Port)
+	}
+	l, opened := newLateListener(p.cfg.Listen, p.cfg.Port), []*lateListener{}
+	agent := lateListenerAt("agent-check", p.cfg.AgentCheck)
+	if agent != nil {
+		c.AgentCheck, opened = agent, append(opened, agent)
+	}
+	g := gateway.New(c)
 	p.actors.start("gateway", func(ctx context.Context) error { return g.Run(ctx, l) })
-	for _, ready := range []<-chan struct{}{l.opened, g.Ready()} {
+	waits := []<-chan struct{}{l.opened, g.Ready()}
+	for _, other := range opened {
+		waits = append(waits, other.opened)
+	}
+	for _, ready := range waits {
 		if err := p.actors.wait(ctx, ready); err != nil {
 			return err
 		}
@@ -115,5 +124,8 @@ func (p *instance) startGateway(ctx context.Context) error {
 		scheme = "https"
 	}
 	p.ready.HTTP = httpURL(scheme, p.cfg.Listen, l.Addr())
+	if agent != nil {
+		p.ready.Agent = agent.Addr().String()
+	}
 	return nil
 }
