@@ -263,6 +263,7 @@ func TestLegacyRegisterWaitsForAggregator(t *testing.T) {
 	case <-time.After(6 * settleTime):
 	}
 	s := live("web01", "a", e.Position, res.Status, res.Message, pos)
+	s.Addr = address(t, e)
 	s.Order = res.Order()
 	r.commit(s)
 	is.Equal((<-done).code, 200)

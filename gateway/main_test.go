@@ -189,6 +189,16 @@ func live(host, check string, reg uint64, status events.Status, message string, 
 	}
 }
 
+// address is that of a registration.
+func address(tb testing.TB, e bus.Entry) string {
+	tb.Helper()
+	t, err := e.Registration.Target()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return t.Addr
+}
+
 // registered registers a check and plays its first poll: what the worker and the
 // aggregator would do.
 func (r *rig) registered(id, url string, res events.Result) {
@@ -210,6 +220,7 @@ func (r *rig) polled(id string, res events.Result) {
 	res.Reg, res.Lease, res.Due = e.Position, 1, time.Now().UnixMilli()
 	pos := r.poll("web01", id, res)
 	s := live("web01", id, e.Position, res.Status, res.Message, pos)
+	s.Addr = address(r.tb, e)
 	s.Order = res.Order()
 	r.commit(s)
 	ctx, cancel := context.WithTimeout(r.tb.Context(), 5*time.Second)

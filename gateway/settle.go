@@ -44,8 +44,19 @@ func (v *View) WaitFirst(ctx context.Context, host, check string, reg uint64) bo
 		if n := len(c.early); n > 0 {
 			newest = c.early[n-1].Position
 		}
-		return c.settled(max(newest, c.dropped))
+		return c.here() && c.settled(max(newest, c.dropped))
 	})
+}
+
+// here reports whether what is known is of the address that is registered now:
+// at another one the check begins anew, and its old state is about to go, even
+// if the first result says the same.
+func (c *checkEntry) here() bool {
+	if c.entry == nil {
+		return true
+	}
+	t, err := c.entry.Registration.Target()
+	return err != nil || c.state.Addr == t.Addr
 }
 
 // WaitOverride waits until the override at a position has been applied to a

@@ -305,7 +305,7 @@ func TestSettled(t *testing.T) {
 
 func TestWaitFirst(t *testing.T) {
 	is := is.New(t)
-	v, _ := viewOf(false)
+	v, r := viewOf(false)
 	short, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
 	is.True(!v.WaitFirst(short, "web01", "a", 1))
@@ -317,7 +317,34 @@ func TestWaitFirst(t *testing.T) {
 		t.Fatal("before the transition")
 	case <-time.After(5 * time.Millisecond):
 	}
-	v.ApplyCheck(record(1, 10, events.Critical, "down"), false)
+	first := record(1, 10, events.Critical, "down")
+	first.Addr = "http://x/"
+	v.ApplyCheck(first, false)
+	is.True(<-done)
+
+	// At another address the check begins anew, even if it says the same there:
+	// it is pending for a moment, which is not to be seen.
+	e := r.checks["web01"]["a"]
+	e.Registration.URL, e.Position = json.RawMessage(`{"addr":"http://y/"}`), 2
+	r.checks["web01"]["a"] = e
+	v.RefreshRegistration("web01", "a")
+	go func() { done <- v.WaitFirst(t.Context(), "web01", "a", 2) }()
+	again := polledAt(20, 2, events.Critical, "down")
+	again.Result.Reg = 2
+	v.ApplyResult(again)
+	pending := record(2, 10, events.Unknown, "")
+	pending.Basis, pending.Phase, pending.Addr, pending.Order = events.Pending, events.Pending, "http://y/", events.Order{Reg: 2}
+	for _, apply := range []func(){func() {}, func() { v.ApplyCheck(pending, false) }} {
+		apply()
+		select {
+		case <-done:
+			t.Fatal("before the transition at the new address")
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	second := record(3, 20, events.Critical, "down")
+	second.Addr = "http://y/"
+	v.ApplyCheck(second, false)
 	is.True(<-done)
 	is.True(v.WaitFirst(t.Context(), "nowhere", "a", 1)) // not registered: nothing to wait for
 }
