@@ -103,7 +103,7 @@ func TestContract(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Starts wait more than they compute: more at once than t.Parallel allows.
-	const atOnce = 4
+	const atOnce = 6
 	cases := make(chan contractCase)
 	var wg sync.WaitGroup
 	for range atOnce {
