@@ -46,6 +46,8 @@ var (
 	descHost        = prometheus.NewDesc("megaphone_host_status", "1 for the status that the host has, 0 for the others.", []string{"host", "status"}, nil)
 	descCheck       = prometheus.NewDesc("megaphone_check_status", "1 for the status that the check has, 0 for the others.", []string{"host", "check", "status"}, nil)
 	descSeen        = prometheus.NewDesc("megaphone_check_last_result_timestamp_seconds", "When the last result was observed, Unix time.", []string{"host", "check"}, nil)
+	descStale       = prometheus.NewDesc("megaphone_check_stale", "1 while the check has had no result for longer than it may.", []string{"host", "check"}, nil)
+	descMaintenance = prometheus.NewDesc("megaphone_host_maintenance", "1 while the host is in maintenance: its status should wake nobody.", []string{"host"}, nil)
 	descTransitions = prometheus.NewDesc("megaphone_check_transitions_total", "Changes of status or phase: the number of the last one.", []string{"host", "check"}, nil)
 )
 
@@ -58,7 +60,7 @@ type statusCollector struct {
 
 // Describe implements [prometheus.Collector].
 func (c *statusCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descHost, descCheck, descSeen, descTransitions} {
+	for _, d := range []*prometheus.Desc{descHost, descMaintenance, descCheck, descSeen, descStale, descTransitions} {
 		ch <- d
 	}
 }
@@ -86,9 +88,11 @@ func (c *statusCollector) Collect(ch chan<- prometheus.Metric) {
 
 func (c *statusCollector) collectHost(ch chan<- prometheus.Metric, h events.HostView, now time.Time) {
 	enumerate(ch, descHost, h.Status, h.Host)
+	ch <- prometheus.MustNewConstMetric(descMaintenance, prometheus.GaugeValue, oneIf(h.Phase == events.Maintenance), h.Host)
 	checks, _ := c.view.Checks(h.Host, now) // a host may have none
 	for _, k := range checks {
 		enumerate(ch, descCheck, k.Status, k.Host, k.Check)
+		ch <- prometheus.MustNewConstMetric(descStale, prometheus.GaugeValue, oneIf(k.Phase == events.Stale), k.Host, k.Check)
 		ch <- prometheus.MustNewConstMetric(descTransitions, prometheus.CounterValue, float64(k.Number), k.Host, k.Check)
 		if !k.Observed.IsZero() {
 			ch <- prometheus.MustNewConstMetric(descSeen, prometheus.GaugeValue, float64(k.Observed.UnixMilli())/1000, k.Host, k.Check)
@@ -99,12 +103,15 @@ func (c *statusCollector) collectHost(ch chan<- prometheus.Metric, h events.Host
 // enumerate writes a sample for each status, of which one is 1.
 func enumerate(ch chan<- prometheus.Metric, d *prometheus.Desc, has events.Status, labels ...string) {
 	for _, s := range events.Statuses() {
-		value := 0.0
-		if s == has {
-			value = 1
-		}
-		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, append(append([]string{}, labels...), strings.ToLower(s.String()))...)
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, oneIf(s == has), append(append([]string{}, labels...), strings.ToLower(s.String()))...)
 	}
+}
+
+func oneIf(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
 }
 
 var (
@@ -125,11 +132,7 @@ func (c processCollector) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements [prometheus.Collector].
 func (c processCollector) Collect(ch chan<- prometheus.Metric) {
-	connected := 0.0
-	if c.s.conn.NATS().IsConnected() {
-		connected = 1
-	}
-	ch <- prometheus.MustNewConstMetric(descBus, prometheus.GaugeValue, connected)
+	ch <- prometheus.MustNewConstMetric(descBus, prometheus.GaugeValue, oneIf(c.s.conn.NATS().IsConnected()))
 	ch <- prometheus.MustNewConstMetric(descAge, prometheus.GaugeValue, c.s.follower.Age(time.Now()).Seconds())
 	ch <- prometheus.MustNewConstMetric(descStreams, prometheus.GaugeValue, float64(c.s.streams.Load()))
 }

@@ -20,6 +20,12 @@ func TestMetricsOfTheView(t *testing.T) {
 	s.Observed = time.Unix(1795378487, 120e6)
 	v.ApplyCheck(s, true)
 
+	s = record(1, 8, events.Critical, "silent")
+	s.Check, s.Phase, s.Basis = "late", events.Stale, events.Stale
+	r.add("web01", "late", 2, true)
+	v.RefreshRegistration("web01", "late")
+	v.ApplyCheck(s, true)
+
 	for name, tt := range map[string]struct {
 		collector *statusCollector
 		hosts     int
@@ -52,7 +58,10 @@ func TestMetricsOfTheView(t *testing.T) {
 			if tt.hosts == 0 {
 				return
 			}
-			is.Equal(values["megaphone_host_status host=web01 status=warning"], 1.0)
+			is.Equal(values["megaphone_host_status host=web01 status=critical"], 1.0)
+			is.Equal(values["megaphone_host_maintenance host=web01"], 0.0)
+			is.Equal(values["megaphone_check_stale check=a host=web01"], 0.0)
+			is.Equal(values["megaphone_check_stale check=late host=web01"], 1.0)
 			is.Equal(values["megaphone_check_status check=a host=web01 status=warning"], 1.0)
 			is.Equal(values["megaphone_check_status check=a host=web01 status=ok"], 0.0)
 			is.Equal(values["megaphone_check_transitions_total check=a host=web01"], 3.0)
