@@ -191,12 +191,12 @@ func dnsAddress(k CheckKind, t Target, _ Options) error {
 	return nil
 }
 
-func natsAddress(k CheckKind, t Target, o Options) error {
+func natsAddress(k CheckKind, t Target, _ Options) error {
 	u, err := url.Parse(t.Addr)
 	if err != nil || u.Opaque != "" {
 		return k.bad(t)
 	}
-	return RequestSubject(strings.TrimPrefix(u.Path, "/"), u.Host == "" && o.Credentials == "")
+	return RequestSubject(strings.TrimPrefix(u.Path, "/"), u.Host == "")
 }
 
 // RequestSubject refuses a subject to which a check may not send a request. own

@@ -45,18 +45,21 @@ func (k Kinds) Check(ctx context.Context, t events.Target) Finding {
 // kinds are the checks that need nothing of their worker but its network.
 func (n network) kinds() Kinds {
 	return Kinds{
-		"tcp":  optioned(n.tcp),
-		"tls":  optioned(n.tls),
-		"dns":  optioned(n.dns),
-		"exec": optioned(runProgram),
-		"file": optioned(checkFile),
+		"tcp":   optioned(n.tcp),
+		"tls":   optioned(n.tls),
+		"dns":   optioned(n.dns),
+		"icmp":  optioned(n.icmp),
+		"grpc":  optioned(n.grpc),
+		"grpcs": optioned(n.grpc),
+		"exec":  optioned(runProgram),
+		"file":  optioned(checkFile),
 	}
 }
 
 // perTarget is how many polls at once one endpoint has to stand, per worker.
 const perTarget = 16
 
-var defaultPorts = map[string]string{"http": "80", "https": "443"}
+var defaultPorts = map[string]string{"http": "80", "https": "443", "grpcs": "443", "nats": "4222"}
 
 // endpoint returns host:port of an address, by which polls at once are limited;
 // the address itself where it has none.

@@ -17,7 +17,7 @@ import (
 const (
 	healthFail = `{"status":"fail","version":"1","output":"see checks","checks":{"cassandra:responseTime":[{"componentId":"a","status":"fail","output":"timeout"},{"status":"pass"}],"uptime":[{"status":"pass"}],"cpu:utilization":[{"status":"warn"}]}}`
 	bootDown   = `{"status":"DOWN","components":{"db":{"status":"DOWN","details":{"error":"x"}},"diskSpace":{"status":"UP"},"ping":{"status":"UP"}}}`
-	micro      = `{"status":"DOWN","checks":[{"name":"db","status":"DOWN","data":{}},{"name":"live","status":"UP"}]}`
+	microDown  = `{"status":"DOWN","checks":[{"name":"db","status":"DOWN","data":{}},{"name":"live","status":"UP"}]}`
 	healthGo   = `{"status":"Partially Available","timestamp":"2017-01-01T00:00:00.413567856+033:00","failures":{"rabbitmq":"Failed during rabbitmq health check"},"system":{"version":"go1.8","goroutines_count":4},"component":{"name":"myservice","version":"v1.0"}}`
 	sundheit   = `{"fail":{"message":"","error":{"message":"failed during initial health check"},"timestamp":"2019-01-01T00:00:00Z","num_failures":1,"contiguousFailures":1,"first_failure_at":"2019-01-01T00:00:00Z"},"pass":{"message":"ok","timestamp":"2019-01-01T00:00:00Z","contiguousFailures":0,"timeOfFirstFailure":null}}`
 	goss       = `{"results":[{"resource-id":"tcp:22","resource-type":"Port","property":"listening","successful":false},{"resource-id":"sshd","resource-type":"Service","property":"running","successful":true}],"summary":{"failed-count":1,"summary-line":"Count: 2, Failed: 1, Skipped: 0","test-count":2,"total-duration":1}}`
@@ -44,7 +44,7 @@ func TestDialects(t *testing.T) {
 		"actuator out of service":       {503, boot, `{"status":"OUT_OF_SERVICE"}`, "Critical OUT_OF_SERVICE"},
 		"actuator unknown":              {200, json, `{"status":"UNKNOWN"}`, "Unknown UNKNOWN"},
 		"actuator, its own word":        {200, boot, `{"status":"FATAL"}`, "Unknown FATAL"},
-		"microprofile":                  {503, json, micro, "Critical DOWN: db DOWN"},
+		"microprofile":                  {503, json, microDown, "Critical DOWN: db DOWN"},
 		"microprofile up":               {200, json, `{"status":"UP","checks":[]}`, "OK UP"},
 		"aspnet":                        {200, "text/plain", "Degraded\n", "Warning Degraded"},
 		"aspnet, unhealthy":             {503, "text/plain", "Unhealthy", "Critical Unhealthy"},
@@ -218,7 +218,7 @@ func TestHTTPSOptions(t *testing.T) {
 
 // FuzzRecognise demands that what is read of any answer can be shown.
 func FuzzRecognise(f *testing.F) {
-	for _, body := range []string{healthFail, bootDown, micro, healthGo, sundheit, goss, "Healthy", `{"status":{}}`, `{"a":"PASS"}`} {
+	for _, body := range []string{healthFail, bootDown, microDown, healthGo, sundheit, goss, "Healthy", `{"status":{}}`, `{"a":"PASS"}`} {
 		for _, name := range append([]string{""}, events.Dialects...) {
 			f.Add("application/health+json", []byte(body), name)
 		}

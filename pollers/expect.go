@@ -79,11 +79,7 @@ func (h *HTTP) request(ctx context.Context, t events.Target, o events.Options) (
 	if err != nil {
 		return nil, nil, err
 	}
-	if c.Bearer != "" {
-		req.Header.Set("Authorization", "Bearer "+c.Bearer)
-	} else {
-		req.SetBasicAuth(c.Username, c.Password)
-	}
+	req.Header.Set("Authorization", c.header())
 	return req, &c, nil
 }
 

@@ -342,3 +342,5 @@ func tlsOf(a *authority, days int) *tls.Config {
 }
 
 func quiet() *log.Logger { return log.New(io.Discard, "", 0) }
+
+func target(addr string) events.Target { return events.Target{Addr: addr} }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/looprock/megaphone/bus"
 	"github.com/looprock/megaphone/events"
+	"github.com/nats-io/nats.go"
 )
 
 // Defaults of [Config].
@@ -62,6 +63,14 @@ func (c Config) withDefaults() Config {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	return c
+}
+
+// connection is that of the worker; nil for none.
+func (c Config) connection() *nats.Conn {
+	if c.Conn == nil {
+		return nil
+	}
+	return c.Conn.NATS()
 }
 
 // pools are those that the worker serves.

@@ -1,6 +1,7 @@
 package pollers
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -73,6 +74,14 @@ func (c credentials) allow(u *url.URL) bool {
 		o, err := url.Parse(text)
 		return err == nil && o.Host != "" && origin(o) == origin(u)
 	})
+}
+
+// header is what an Authorization header has to say.
+func (c credentials) header() string {
+	if c.Bearer != "" {
+		return "Bearer " + c.Bearer
+	}
+	return "Basic " + base64.StdEncoding.EncodeToString([]byte(c.Username+":"+c.Password))
 }
 
 // origin is scheme, host and port of an address.

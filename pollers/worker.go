@@ -61,6 +61,7 @@ func New(c Config) *Worker {
 	h := newHTTP(n, c.TLS)
 	kinds := n.kinds()
 	kinds["http"], kinds["https"] = h.Check, h.Check
+	kinds["nats"] = optioned(natsKind{n, c.connection()}.check)
 	for scheme, check := range c.Kinds {
 		kinds[strings.ToLower(scheme)] = check
 	}
