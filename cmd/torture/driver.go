@@ -76,8 +76,9 @@ func (d *driver) Run(ctx, more context.Context) error {
 func (d *driver) step(ctx context.Context) error {
 	d.Steps++
 	d.silence()
-	for i, status := range nextStep(d.o.Seed, d.Steps, d.now[:d.known]) {
-		if !d.mute[i] {
+	flips := nextStep(d.o.Seed, d.Steps, d.now[:d.known])
+	for i := range d.known {
+		if status, ok := flips[i]; ok && !d.mute[i] {
 			d.tell(i, status)
 		}
 	}
@@ -113,13 +114,27 @@ func (d *driver) silence() {
 
 // tell makes the service of a check say something.
 func (d *driver) tell(i int, status events.Status) {
-	n := d.checks[i]
+	n, before := d.checks[i], d.now[i]
 	d.now[i] = status
 	if !polled(i) {
-		d.pushers.Set(n, status)
+		d.pushers.Say(n, d.burst(before, status)...)
 		return
 	}
 	d.script[n] = append(d.script[n], d.services.Set(n, status))
+}
+
+// burst is a way from one status to another: every push that is acknowledged
+// counts, however fast the next one comes.
+func (d *driver) burst(before, after events.Status) (way []events.Status) {
+	for range d.random.IntN(5) {
+		if s := events.Statuses()[d.random.IntN(4)]; s != before {
+			way, before = append(way, s), s
+		}
+	}
+	if before != after {
+		way = append(way, after)
+	}
+	return way
 }
 
 // register makes the first n checks known. Their services speak from the first

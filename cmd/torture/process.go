@@ -27,7 +27,7 @@ type process struct {
 	cmd    *exec.Cmd     // nil while it does not run
 	hold   time.Duration // before it starts again; negative: its end was not wanted
 	starts int
-	deaths []string // ends that nobody wanted, and the last lines of the log
+	deaths []string // ends that nobody wanted: how, and the last line of the log
 }
 
 // readyFile is where it says that it answers; empty for a program that does not.
@@ -78,7 +78,7 @@ func (p *process) once(ctx context.Context) (hold time.Duration, err error) {
 		return hold, nil
 	}
 	p.log.Warn("ended by itself", "process", p.Name, "error", ended)
-	p.deaths = append(p.deaths, fmt.Sprintf("%s %s (%v): %s", clock(time.Now()), p.Name, ended, lastLine(p.logFile())))
+	p.deaths = append(p.deaths, fmt.Sprintf("%v: %s", ended, lastLine(p.logFile())))
 	return unwanted, nil
 }
 

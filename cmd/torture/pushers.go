@@ -37,14 +37,12 @@ type pushers struct {
 type pusher struct {
 	name name
 
-	// Set under the lock of pushers.
-	want  events.Status
-	since int // how often want was set
-	mute  bool
+	// Used under the lock of pushers.
+	say  []events.Status // what is to be pushed, in this order
+	last events.Status   // what it said last, and says again now and then
+	mute bool
 
-	// Used by one goroutine.
-	pushed int // the since of the last push that was acknowledged
-	at     time.Time
+	at time.Time // of the last acknowledgement; used by one goroutine
 }
 
 // pushing is how many services push at the same time.
@@ -54,17 +52,15 @@ const pushing = 16
 func (p *pushers) Add(n name, first events.Status) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.checks[n] = &pusher{name: n, want: first, since: 1}
+	p.checks[n] = &pusher{name: n, say: []events.Status{first}}
 	p.list = append(p.list, p.checks[n])
 }
 
-// Set changes what a check pushes.
-func (p *pushers) Set(n name, status events.Status) {
+// Say makes a check push some statuses, one after the other.
+func (p *pushers) Say(n name, statuses ...events.Status) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	c := p.checks[n]
-	c.want = status
-	c.since++
+	p.checks[n].say = append(p.checks[n].say, statuses...)
 }
 
 // Mute makes a check say nothing for a while, or speak again.
@@ -104,15 +100,22 @@ func (p *pushers) round(ctx context.Context, k int) {
 			return
 		}
 		c := p.list[i]
-		want, since, mute := c.want, c.since, c.mute
+		news, status, mute := len(c.say) > 0, c.last, c.mute
+		if news {
+			status = c.say[0]
+		}
 		p.mu.Unlock()
-		if mute || since == c.pushed && time.Since(c.at) < p.every {
+		if mute || !news && time.Since(c.at) < p.every {
 			continue
 		}
-		if p.push(ctx, c.name, want) != nil {
-			return // the others are waiting as well
+		if p.push(ctx, c.name, status) != nil {
+			return
 		}
-		c.pushed, c.at = since, time.Now()
+		p.mu.Lock()
+		if c.last, c.at = status, time.Now(); news {
+			c.say = c.say[1:]
+		}
+		p.mu.Unlock()
 	}
 }
 

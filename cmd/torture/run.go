@@ -174,14 +174,15 @@ func (r *run) report(out io.Writer) {
 		line("pushes", fmt.Sprintf("%d acknowledged, %d unacknowledged and repeated", len(r.pushers.Acks()), r.pushers.Unacked.Load()))
 		line("registrations", fmt.Sprintf("%d acknowledged, %d unacknowledged and repeated", len(r.driver.acks), r.driver.Unregistered.Load()))
 	}
-	deaths := 0
+	deaths := map[string]int{}
 	for _, p := range append(r.fleet.Bus.Procs, r.fleet.Roles...) {
 		for _, d := range p.Deaths() {
-			deaths++
-			line("ended by itself", d)
+			deaths[d]++
 		}
 	}
-	line("ends nobody wanted", deaths)
+	for _, d := range sortedKeys(deaths) {
+		line("ended by itself", fmt.Sprintf("%d times: %s", deaths[d], d))
+	}
 	for _, s := range r.subscribers {
 		got := s.Got()
 		line("subscriber "+s.Name, fmt.Sprintf("%d transitions, %d gaps, %d lost connections", len(got.Positions), got.Gaps, got.Losses))
