@@ -43,6 +43,16 @@ func (s *Server) getBalanced(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
+// getLocalBalanced is for load balancers that ask all their servers for the same path.
+func (s *Server) getLocalBalanced(w http.ResponseWriter, r *http.Request) {
+	if s.local == "" {
+		s.fail(w, r, refuse(http.StatusNotFound, "this gateway has no host of its own: ask for /lb/HOST"))
+		return
+	}
+	r.SetPathValue("host", s.local)
+	s.getBalanced(w, r)
+}
+
 // code is the answer to a load balancer.
 func (p policy) code(v verdict) int {
 	switch {

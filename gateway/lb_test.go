@@ -15,6 +15,7 @@ import (
 
 	"github.com/matryer/is"
 
+	"github.com/looprock/megaphone/bus"
 	"github.com/looprock/megaphone/events"
 )
 
@@ -89,11 +90,20 @@ func TestBalancer(t *testing.T) {
 	expect("/lb/web03", 200, "warn Unknown web03")
 	expect("/lb/web03?unknown=fail", 503, "(pending, never observed)")
 	expect("/lb/web01", 200, "No checks are registered!") // the local host is there
+	expect("/lb", 200, "web01: No checks are registered!")
+	expect("/lb?unknown=fail", 503, "web01")
 	r.get("/lb/nope").problem(t, 404)
 	r.get("/lb/web02/nope").problem(t, 404)
-	r.get("/lb").problem(t, 404)
+	r.get("/lb/").problem(t, 404)
 	is.True(strings.Contains(r.get("/lb/web02?stale=maybe").problem(t, 400), "last, open or closed"))
 	r.do("PUT", "/lb/web02", "").problem(t, 405)
+}
+
+// A gateway without a host of its own says so.
+func TestBalancerWithoutHost(t *testing.T) {
+	is := is.New(t)
+	r := start(t, func(c *Config, _ *bus.RegistryOptions) { c.Host = "" })
+	is.True(strings.Contains(r.get("/lb").problem(t, 404), "/lb/HOST"))
 }
 
 // HAProxy's default request is of HTTP/1.0 and names no host.

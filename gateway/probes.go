@@ -17,6 +17,8 @@ import (
 func (s *Server) probeTable() []route {
 	const get, options = http.MethodGet, http.MethodOptions
 	return []route{
+		{get, "/lb", "whether the local host is to get work", false, false, s.getLocalBalanced},
+		{options, "/lb", "the same of the local host, as HAProxy asks", false, false, s.getLocalBalanced},
 		{get, "/lb/{host}", "whether a host is to get work", false, false, s.getBalanced},
 		{options, "/lb/{host}", "the same, as HAProxy asks", false, false, s.getBalanced},
 		{get, "/lb/{host}/{id}", "whether a check lets work through", false, false, s.getBalanced},
