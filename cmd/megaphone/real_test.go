@@ -297,6 +297,12 @@ func TestNagiosPluginsAgree(t *testing.T) {
 		events.Unknown:  {2, 3},
 	} {
 		p.must("PUT", "/hosts/web01/checks/q/status", fmt.Sprintf(`{"status":%q,"message":"m|m"}`, status), http.StatusNoContent)
+		eventually(t, 20*time.Second, "the push shows", func() error { // a 204 waits 100 ms for that, no longer
+			if got := p.check("q").Status; got != status {
+				return fmt.Errorf("%s", got)
+			}
+			return nil
+		})
 		code, out := runProgram(t, checkHTTP, "-H", "127.0.0.1", "-p", port(t, p.Ready.HTTP), "-u", "/", "-s", `"status": "OK"`)
 		t.Log(out)
 		is.Equal(code, want.http)
