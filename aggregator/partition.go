@@ -182,9 +182,11 @@ func (a *Aggregator) tenure(ctx context.Context, n int, l lease, box *mailbox, l
 	return err
 }
 
+// close ends the reading of RESULTS, if it has not ended.
 func (p *partition) close() {
 	if p.reader != nil {
 		p.reader.close()
+		p.reader = nil
 	}
 }
 

@@ -362,7 +362,7 @@ func (p *partition) passed(position uint64) {
 
 // goLive ends the reading of what waited: from here on ticks are read, too.
 func (p *partition) goLive(ctx context.Context) error {
-	p.reader.close()
+	p.close()
 	p.passed(p.results)
 	p.outages = nil // the others come with the ticks
 	r, err := p.readFrom(ctx, events.PartitionResults(p.n)...)
