@@ -54,8 +54,9 @@ var (
 // statusCollector shows hosts and their checks as the view has them.
 type statusCollector struct {
 	view  *View
-	host  string // the local host
-	local bool   // only the local host, of which there may be none
+	host  string // the one host
+	check string // only this check of it; empty for all
+	local bool   // only the one host, of which there may be none
 }
 
 // Describe implements [prometheus.Collector].
@@ -87,10 +88,15 @@ func (c *statusCollector) Collect(ch chan<- prometheus.Metric) {
 }
 
 func (c *statusCollector) collectHost(ch chan<- prometheus.Metric, h events.HostView, now time.Time) {
-	enumerate(ch, descHost, h.Status, h.Host)
-	ch <- prometheus.MustNewConstMetric(descMaintenance, prometheus.GaugeValue, oneIf(h.Phase == events.Maintenance), h.Host)
+	if c.check == "" {
+		enumerate(ch, descHost, h.Status, h.Host)
+		ch <- prometheus.MustNewConstMetric(descMaintenance, prometheus.GaugeValue, oneIf(h.Phase == events.Maintenance), h.Host)
+	}
 	checks, _ := c.view.Checks(h.Host, now) // a host may have none
 	for _, k := range checks {
+		if c.check != "" && c.check != k.Check {
+			continue
+		}
 		enumerate(ch, descCheck, k.Status, k.Host, k.Check)
 		ch <- prometheus.MustNewConstMetric(descStale, prometheus.GaugeValue, oneIf(k.Phase == events.Stale), k.Host, k.Check)
 		ch <- prometheus.MustNewConstMetric(descTransitions, prometheus.CounterValue, float64(k.Number), k.Host, k.Check)

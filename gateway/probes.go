@@ -22,6 +22,10 @@ func (s *Server) probeTable() []route {
 		{get, "/lb/{host}", "whether a host is to get work", false, false, s.getBalanced},
 		{options, "/lb/{host}", "the same, as HAProxy asks", false, false, s.getBalanced},
 		{get, "/lb/{host}/{id}", "whether a check lets work through", false, false, s.getBalanced},
+		{get, "/hosts/{host}/badge.svg", "a host as a picture", false, false, s.getBadge},
+		{get, "/hosts/{host}/checks/{id}/badge.svg", "a check as a picture", false, false, s.getBadge},
+		{get, "/probe", "a host or check as the blackbox exporter tells it", false, false, s.getProbe},
+		{get, "/sd", "hosts for Prometheus' service discovery", false, false, s.getTargets},
 		{options, "/lb/{host}/{id}", "the same, as HAProxy asks, of a check", false, false, s.getBalanced},
 	}
 }
@@ -30,7 +34,7 @@ func (s *Server) probeTable() []route {
 // probers.
 func probePath(path string) bool {
 	first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
-	return slices.Contains([]string{"lb"}, first)
+	return slices.Contains([]string{"lb", "probe", "sd"}, first)
 }
 
 // parseTarget reads "host" or "host/check", as probers write it outside of a

@@ -95,11 +95,14 @@ func noHost(host string) error {
 
 func (s *Server) getHost(w http.ResponseWriter, r *http.Request) {
 	s.named(w, r, func(host, _ string) error {
-		view, err := s.hostView(host)
-		if err == nil {
-			writeJSON(w, http.StatusOK, view)
+		if err := s.awaitNumber(w, r, host, ""); err != nil {
+			return err
 		}
-		return err
+		return s.represent(w, r, host, "", func() (any, error) {
+			view, err := s.hostView(host)
+			w.Header().Set(headerNumber, strconv.FormatUint(view.Number, 10))
+			return view, err
+		})
 	})
 }
 
@@ -214,12 +217,17 @@ func (s *Server) getChecks(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) getCheck(w http.ResponseWriter, r *http.Request) {
 	s.named(w, r, func(host, check string) error {
-		view, ok := s.view.Check(host, check, time.Now())
-		if !ok {
-			return noCheck(host, check)
+		if err := s.awaitNumber(w, r, host, check); err != nil {
+			return err
 		}
-		writeJSON(w, http.StatusOK, view)
-		return nil
+		return s.represent(w, r, host, check, func() (any, error) {
+			view, ok := s.view.Check(host, check, time.Now())
+			if !ok {
+				return nil, noCheck(host, check)
+			}
+			w.Header().Set(headerNumber, strconv.FormatUint(view.Number, 10))
+			return view, nil
+		})
 	})
 }
 

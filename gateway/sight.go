@@ -69,11 +69,31 @@ func (v *View) sightCheck(host, id string) (sight, bool) {
 	if c == nil || c.entry == nil {
 		return sight{}, false
 	}
+	return v.sightOf(h, c), true
+}
+
+// sightOf is for the caller that holds mu.
+func (v *View) sightOf(h *hostEntry, c *checkEntry) sight {
 	s := c.shown()
 	return sight{
-		host: host, check: id, status: s.Status, phase: s.Phase, message: s.Text(), number: s.Number, since: s.Since,
+		host: h.name, check: c.id, status: s.Status, phase: s.Phase, message: s.Text(), number: s.Number, since: s.Since,
 		observed: s.Observed, next: c.due(v.interval), late: c.lateAt(v.interval), latency: s.LatencySeconds, cluster: h.cluster(),
-	}, true
+	}
+}
+
+// sightChecks returns all checks of a host, by id.
+func (v *View) sightChecks(host string) []sight {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	h := v.hosts[host]
+	if h == nil {
+		return nil
+	}
+	checks := make([]sight, len(h.order))
+	for i, c := range h.order {
+		checks[i] = v.sightOf(h, c)
+	}
+	return checks
 }
 
 // freshness tells how current a host's checks are.
