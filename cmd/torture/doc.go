@@ -4,8 +4,8 @@
 // It starts a bus (embedded, external or a cluster of three), three aggregators,
 // three pollers and two gateways, and registers many checks that flip by a
 // seeded script: half are polled from an HTTP server of its own, half are pushed
-// over HTTP and NATS. Meanwhile processes are killed, stopped and continued by a
-// seeded plan. A state of the script is held until a gateway shows it, so that
+// over HTTP and NATS. Meanwhile processes are killed, stopped, continued and
+// parted from the bus by a seeded plan. A state of the script is held until a gateway shows it, so that
 // each flip has to be a transition in CHANGES. At the end the streams are read
 // back, and [judge], which is pure, compares them with the script.
 //
