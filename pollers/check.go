@@ -45,14 +45,16 @@ func (k Kinds) Check(ctx context.Context, t events.Target) Finding {
 // kinds are the checks that need nothing of their worker but its network.
 func (n network) kinds() Kinds {
 	return Kinds{
-		"tcp":   optioned(n.tcp),
-		"tls":   optioned(n.tls),
-		"dns":   optioned(n.dns),
-		"icmp":  optioned(n.icmp),
-		"grpc":  optioned(n.grpc),
-		"grpcs": optioned(n.grpc),
-		"exec":  optioned(runProgram),
-		"file":  optioned(checkFile),
+		"tcp":     optioned(n.tcp),
+		"tls":     optioned(n.tls),
+		"dns":     optioned(n.dns),
+		"icmp":    optioned(n.icmp),
+		"grpc":    optioned(n.grpc),
+		"grpcs":   optioned(n.grpc),
+		"exec":    optioned(runProgram),
+		"file":    optioned(checkFile),
+		"process": optioned((&processes{}).check),
+		"systemd": optioned(checkUnit),
 	}
 }
 

@@ -1,0 +1,197 @@
+package pollers_test
+
+import (
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+	"github.com/godbus/dbus/v5/prop"
+	"github.com/matryer/is"
+)
+
+// real finds an outside program. Tests with such programs are run by .ci/run,
+// which sets MEGAPHONE_REAL; there a missing program is a failure.
+func real(t *testing.T, program string) string {
+	t.Helper()
+	if os.Getenv("MEGAPHONE_REAL") == "" {
+		t.Skipf("needs %s; .ci/run, which installs it, runs this test (MEGAPHONE_REAL=1)", program)
+	}
+	for _, path := range []string{program, "/usr/sbin/" + program, "/usr/lib/nagios/plugins/" + program} {
+		if found, err := exec.LookPath(path); err == nil {
+			return found
+		}
+	}
+	t.Fatalf("%s is missing", program)
+	return ""
+}
+
+// background runs a program until the test ends.
+func background(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	must(t, cmd.Start())
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill() // it may have ended by itself
+		_ = cmd.Wait()
+	})
+	return cmd
+}
+
+func TestProcess(t *testing.T) {
+	dir := t.TempDir()
+	program := filepath.Join(dir, "mp-sleeper-with-a-long-name")
+	b, err := os.ReadFile("/bin/sleep")
+	must(t, err)
+	must(t, os.WriteFile(program, b, 0o700))
+	background(t, program, "61")
+	background(t, program, "62")
+	zombie := background(t, program, "0.001")
+	name := "process:mp-sleeper-with-a-long-name"
+	time.Sleep(200 * time.Millisecond) // the third ends; nobody waits for it yet
+	if state, err := os.ReadFile("/proc/" + strconv.Itoa(zombie.Process.Pid) + "/stat"); err != nil || !strings.Contains(string(state), ") Z") {
+		t.Fatalf("no zombie: %s %v", state, err)
+	}
+	for name, tt := range map[string]struct {
+		url  any
+		want string
+	}{
+		"by name":         {name, "OK 2 processes mp-sleeper-with-a-long-name"},
+		"by command":      {object{"addr": "process:", "command": `mp-sleeper\S* 6[12]$`}, "OK 2 processes "},
+		"by both":         {object{"addr": name, "command": ` 62$`}, "OK 1 processes "},
+		"none":            {"process:mp-no-such-process", "Critical 0 processes mp-no-such-process, at least 1 are expected"},
+		"must not run":    {object{"addr": "process:mp-no-such-process", "max_count": 0}, "OK 0 processes"},
+		"too few":         {object{"addr": name, "min_count": 3}, "Critical 2 processes mp-sleeper-with-a-long-name, at least 3 are expected"},
+		"too many":        {object{"addr": name, "max_count": 1}, "Critical 2 processes mp-sleeper-with-a-long-name, at most 1 are expected"},
+		"just restarted":  {object{"addr": name, "min_age": "1h"}, "Warning mp-sleeper-with-a-long-name runs since "},
+		"not just now":    {object{"addr": "process:", "command": ".", "min_age": "0.1s"}, ""},
+		"much memory":     {object{"addr": name, "memory_warning_bytes": 1000}, "Warning mp-sleeper-with-a-long-name uses more than 1000 bytes of memory"},
+		"too much memory": {object{"addr": name, "memory_warning_bytes": 1000, "memory_critical_bytes": 2000}, "Critical "},
+		"not so much":     {object{"addr": name, "memory_warning_bytes": 1 << 40}, "OK "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			is := is.New(t)
+			f := look(t, tt.url)
+			t.Log(says(f), string(f.Document))
+			is.True(strings.Contains(says(f), tt.want))
+		})
+	}
+}
+
+// manager is what systemd is asked for, on a private bus: a stand-in where there
+// is no systemd to ask.
+type manager struct{ known map[string]string }
+
+// LoadUnit is a method of org.freedesktop.systemd1.Manager.
+func (m manager) LoadUnit(name string) (dbus.ObjectPath, *dbus.Error) {
+	if m.known[name] == "" {
+		name = "none"
+	}
+	return unitPath(name), nil
+}
+
+func unitPath(name string) dbus.ObjectPath {
+	return dbus.ObjectPath("/org/freedesktop/systemd1/unit/" + strings.NewReplacer(".", "_2e", "-", "_2d").Replace(name))
+}
+
+// standIn starts a private bus with units in the given states, "active/running".
+func standIn(t *testing.T, units map[string]string) {
+	daemon := real(t, "dbus-daemon")
+	dir := t.TempDir()
+	address := "unix:path=" + dir + "/bus"
+	background(t, daemon, "--session", "--nofork", "--nopidfile", "--address="+address)
+	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", address)
+	var conn *dbus.Conn
+	var err error
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if conn, err = dbus.Connect(address); err == nil {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() { conn.Close() })
+	must(t, conn.Export(manager{units}, "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"))
+	put := func(name, load, active, sub string) {
+		p := func(s string) *prop.Prop { return &prop.Prop{Value: s} }
+		_, err := prop.Export(conn, unitPath(name), prop.Map{"org.freedesktop.systemd1.Unit": {
+			"LoadState": p(load), "ActiveState": p(active), "SubState": p(sub), "Description": p("the " + name),
+		}})
+		must(t, err)
+	}
+	put("none", "not-found", "inactive", "dead")
+	for name, state := range units {
+		active, sub, _ := strings.Cut(state, "/")
+		put(name, "loaded", active, sub)
+	}
+	_, err = conn.RequestName("org.freedesktop.systemd1", 0)
+	must(t, err)
+}
+
+func TestSystemd(t *testing.T) {
+	standIn(t, map[string]string{
+		"nginx.service": "active/running", "db.service": "failed/failed", "slow.service": "activating/start", "backup.service": "inactive/dead", "my-app.timer": "active/waiting",
+	})
+	for name, tt := range map[string]struct {
+		url  any
+		want string
+	}{
+		"active":       {"systemd:nginx.service", "OK nginx.service is active (running)"},
+		"short":        {"systemd:nginx", "OK nginx.service is active (running)"},
+		"failed":       {"systemd:db.service", "Critical db.service is failed (failed)"},
+		"activating":   {"systemd:slow.service", "Warning slow.service is activating (start)"},
+		"inactive":     {"systemd:backup.service", "Critical backup.service is inactive (dead)"},
+		"as expected":  {object{"addr": "systemd:backup.service", "expect_state": "inactive"}, "OK backup.service is inactive (dead)"},
+		"by sub state": {object{"addr": "systemd:my-app.timer", "expect_state": "waiting"}, "OK my-app.timer is active (waiting)"},
+		"unexpected":   {object{"addr": "systemd:nginx", "expect_state": "inactive"}, "Critical nginx.service is active (running), expected inactive"},
+		"unknown":      {"systemd:none.service", "Critical none.service does not exist"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			is := is.New(t)
+			f := look(t, tt.url)
+			t.Log(says(f), string(f.Document))
+			is.Equal(says(f), tt.want)
+		})
+	}
+}
+
+func TestSystemdAway(t *testing.T) {
+	is := is.New(t)
+	path := filepath.Join(t.TempDir(), "bus")
+	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path="+path)
+	f := look(t, "systemd:nginx")
+	is.Equal(says(f), "Unknown systemd could not be asked over D-Bus: "+path+": connect: no such file or directory")
+	l, err := net.Listen("unix", path)
+	is.NoErr(err)
+	held := make(chan net.Conn, 1)
+	accept(t, l, func(c net.Conn) { held <- c; c.Read(make([]byte, 1000)); c.Read(make([]byte, 1000)) }) // says nothing
+	start := time.Now()
+	f = look(t, "systemd:nginx")
+	t.Log(says(f))
+	is.True(strings.HasPrefix(says(f), "Unknown systemd could not be asked"))
+	is.True(time.Since(start) < 4*time.Second)
+}
+
+// A plugin of Debian's monitoring-plugins, as it is.
+func TestRealPlugins(t *testing.T) {
+	is := is.New(t)
+	f := look(t, object{"addr": "exec:" + real(t, "check_load"), "args": []string{"-w", "1000,1000,1000", "-c", "2000,2000,2000"}})
+	t.Log(says(f), string(f.Document))
+	is.True(strings.Contains(says(f), "load average"))
+	is.Equal(f.Status.String(), "OK")
+	is.True(strings.Contains(string(f.Document), `{"label":"load1","value":`))
+	f = look(t, object{"addr": "exec:" + real(t, "check_disk"), "args": []string{"-w", "100%", "-p", "/"}})
+	t.Log(says(f), string(f.Document))
+	is.Equal(f.Status.String(), "Warning")
+	f = look(t, object{"addr": "exec:" + real(t, "check_disk"), "args": []string{"--nonsense"}})
+	t.Log(says(f))
+	is.Equal(f.Status.String(), "Unknown")
+}

@@ -1,0 +1,114 @@
+package pollers
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/godbus/dbus/v5"
+	"github.com/looprock/megaphone/events"
+)
+
+// unitSeen is the document of a unit.
+type unitSeen struct {
+	Unit        string `json:"unit"`
+	Description string `json:"description,omitempty"`
+	LoadState   string `json:"load_state"`
+	ActiveState string `json:"active_state"`
+	SubState    string `json:"sub_state"`
+}
+
+// checkUnit asks systemd for the state of a unit, over D-Bus.
+func checkUnit(ctx context.Context, t events.Target, o events.Options) Finding {
+	unit := events.LocalPath(t.Addr)
+	if !strings.Contains(unit, ".") {
+		unit += ".service" // as systemctl does
+	}
+	properties, err := unitProperties(ctx, unit)
+	if err != nil {
+		return unasked(t, err)
+	}
+	text := func(name string) string {
+		s, _ := properties[name].Value().(string) // empty where there is none
+		return s
+	}
+	seen := unitSeen{unit, text("Description"), text("LoadState"), text("ActiveState"), text("SubState")}
+	return judgeUnit(t, o, seen)
+}
+
+// systemBus is where the system's bus is, unless the environment says otherwise.
+const systemBus = "unix:path=/run/dbus/system_bus_socket"
+
+// unitProperties asks on a connection of its own, which ends with ctx: libraries
+// wait for ever for a bus that accepts and says nothing.
+func unitProperties(ctx context.Context, unit string) (map[string]dbus.Variant, error) {
+	address := os.Getenv("DBUS_SYSTEM_BUS_ADDRESS")
+	if address == "" {
+		address = systemBus
+	}
+	path, ok := strings.CutPrefix(address, "unix:path=")
+	if !ok {
+		return nil, fmt.Errorf("%q is not unix:path=PATH", address)
+	}
+	path, _, _ = strings.Cut(path, ",")
+	raw, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, plainly(ctx, path, err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = raw.Close() }) // it is given up
+	defer stop()
+	conn, err := dbus.NewConn(raw)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	if err := conn.Auth([]dbus.Auth{dbus.AuthExternal(strconv.Itoa(os.Geteuid()))}); err != nil {
+		return nil, plainly(ctx, path, err)
+	}
+	if err := conn.Hello(); err != nil {
+		return nil, plainly(ctx, path, err)
+	}
+	const name = "org.freedesktop.systemd1"
+	var object dbus.ObjectPath
+	if err := conn.Object(name, "/org/freedesktop/systemd1").CallWithContext(ctx, name+".Manager.LoadUnit", 0, unit).Store(&object); err != nil {
+		return nil, plainly(ctx, unit, err)
+	}
+	var properties map[string]dbus.Variant
+	err = conn.Object(name, object).CallWithContext(ctx, "org.freedesktop.DBus.Properties.GetAll", 0, name+".Unit").Store(&properties)
+	if err != nil {
+		return nil, plainly(ctx, unit, err)
+	}
+	return properties, nil
+}
+
+// unasked is the finding where systemd could not be asked.
+func unasked(t events.Target, err error) Finding {
+	f := failed(t, fmt.Errorf("systemd could not be asked over D-Bus: %w", err))
+	if t.Override == "" {
+		f.Status = events.Unknown
+	}
+	return f
+}
+
+func judgeUnit(t events.Target, o events.Options, seen unitSeen) Finding {
+	state := seen.ActiveState
+	text := fmt.Sprintf("%s is %s (%s)", seen.Unit, state, seen.SubState)
+	switch {
+	case seen.LoadState == "not-found":
+		return found(t, events.Critical, seen.Unit+" does not exist", seen)
+	case o.ExpectState != "" && (state == o.ExpectState || seen.SubState == o.ExpectState):
+		return found(t, events.OK, text, seen)
+	case o.ExpectState != "":
+		return found(t, events.Critical, text+", expected "+o.ExpectState, seen)
+	}
+	switch state {
+	case "active", "reloading", "refreshing":
+		return found(t, events.OK, text, seen)
+	case "activating", "deactivating", "maintenance":
+		return found(t, events.Warning, text, seen)
+	}
+	return found(t, events.Critical, text, seen)
+}
