@@ -71,13 +71,12 @@ func startPrometheus(t *testing.T, p *process) prometheus {
 	if err != nil {
 		t.Fatal(err)
 	}
-	config := strings.NewReplacer(
-		"_interval: 15s", "_interval: 1s",
-		`"web01.example.com:18001", "web02.example.com:18001"`, `"`+strings.TrimPrefix(p.Ready.HTTP, "http://")+`"`,
-		"  # - job_name: megaphone-hosts", "  - job_name: megaphone-hosts", "  #   metrics_path", "    metrics_path",
-		"  #   static_configs", "    static_configs",
-		`  #     - targets: ["megaphone.example.com:18001"]`, `      - targets: ["`+strings.TrimPrefix(p.Ready.HTTP, "http://")+`"]`,
-	).Replace(string(sample))
+	address := strings.TrimPrefix(p.Ready.HTTP, "http://")
+	config := regexp.MustCompile(`(?m)^  # (- |  )`).ReplaceAllString(string(sample), "  $1") // its jobs that are commented out
+	config = strings.NewReplacer(
+		"interval: 15s", "interval: 1s", "interval: 30s", "interval: 1s", `"web01.example.com:18001", "web02.example.com:18001"`, `"`+address+`"`,
+		"megaphone.example.com:18001", address,
+	).Replace(config)
 	rules, err := os.ReadFile(prometheusDir + "megaphone.rules.yml")
 	if err != nil {
 		t.Fatal(err)
@@ -87,12 +86,12 @@ func startPrometheus(t *testing.T, p *process) prometheus {
 			t.Fatal(err)
 		}
 	}
-	address := freeAddress(t)
+	own := freeAddress(t)
 	background(t, program, "--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "data"),
-		"--web.listen-address="+address, "--log.level=warn")
-	m := prometheus{t, "http://" + address}
-	m.eventually("both jobs are scraped", func() error {
-		if n := len(m.query(`up{job=~"megaphone.*"} == 1`)); n != 2 {
+		"--web.listen-address="+own, "--log.level=warn")
+	m := prometheus{t, "http://" + own}
+	m.eventually("all jobs are scraped", func() error {
+		if n := len(m.query(`up{job=~"megaphone.*"} == 1`)); n != 3 {
 			return fmt.Errorf("%d are", n)
 		}
 		return nil
@@ -179,14 +178,20 @@ func TestPrometheusFires(t *testing.T) {
 	p.must("POST", "/checks", `{"id":"db","url":"`+svc.URL+`/db"}`, http.StatusOK)
 	m := startPrometheus(t, p)
 	m.eventually("the check is OK there", func() error {
-		if len(m.query(`megaphone_check_status{host="web01",check="db",status="ok"} == 1`)) != 2 {
+		if len(m.query(`megaphone_check_status{host="web01",check="db",status="ok"} == 1`)) < 2 { // by each job that tells of checks
 			return errNotYet
 		}
 		return nil
 	})
 	m.fires()
 	svc.Set("db", events.Critical)
-	m.fires("MegaphoneHostCritical web01") // one, though two jobs tell of it
+	m.fires("MegaphoneHostCritical web01") // one, though several jobs tell of it
+	m.eventually("/probe, found by /sd, tells of it", func() error {
+		if len(m.query(`probe_success{job="megaphone-probe",instance="web01"} == 0`)) != 1 {
+			return errNotYet
+		}
+		return nil
+	})
 	p.must("PUT", "/hosts/web01/override", `{"maintenance":true,"reason":"disk is being changed","until":"1h"}`, http.StatusOK)
 	m.fires()
 	p.must("DELETE", "/hosts/web01/override", "", http.StatusNoContent)
