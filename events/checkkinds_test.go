@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -116,4 +117,39 @@ func TestOptionsOfATarget(t *testing.T) {
 	is.Equal(o.Method, "POST")
 	is.True(o.ExpectCode.Contains(299) && !o.ExpectCode.Contains(300))
 	is.Equal(o.ExpectCode.String(), "200-299")
+}
+
+// The document of kinds names every kind and every option.
+func TestKindsAreDocumented(t *testing.T) {
+	b, err := os.ReadFile("../docs/checks.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := map[string]string{}
+	for line := range strings.SplitSeq(string(b), "\n") {
+		cells := strings.Split(line, "|")
+		if len(cells) < 4 {
+			continue
+		}
+		for scheme := range strings.SplitSeq(cells[1], ",") {
+			rows[strings.Trim(scheme, " `")] += line
+		}
+	}
+	for _, k := range events.CheckKinds() {
+		for _, option := range k.Options {
+			row := rows[k.Scheme]
+			if strings.Contains(row, "as `tls`") {
+				row += rows["tls"]
+			}
+			if strings.Contains(row, "as `tcp`") {
+				row += rows["tcp"]
+			}
+			if strings.Contains(row, "`expect_body`") && option == "body" {
+				row += "`body`"
+			}
+			if !strings.Contains(row, "`"+option) {
+				t.Errorf("docs/checks.md: the row of %s does not name %s", k.Scheme, option)
+			}
+		}
+	}
 }

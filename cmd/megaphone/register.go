@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -29,9 +30,11 @@ func newRegister() *cobra.Command {
 	f := &registerFlags{labels: map[string]string{}}
 	cmd := &cobra.Command{
 		Use: "register ID [URL]", Short: "Register a check, or replace it",
-		Long: "Register a check, or replace it. With a URL workers poll its JSON status document; without one the\n" +
+		Long: "Register a check, or replace it. With a URL workers look at its service: the scheme says how (http, tcp, tls,\n" +
+			"dns, grpc and others; see docs/checks.md), and a JSON object with addr and options says more. Without one the\n" +
 			"service pushes its status by itself, and --ttl says for how long it may be silent.",
 		Example: "  megaphone register db http://localhost:8080/status\n" +
+			"  megaphone register imap '{\"addr\":\"tls://mail.example.com:993\",\"cert_warning_days\":21}'\n" +
 			"  megaphone register backup --ttl 26h --on-silence Warning",
 		Args: takes(1, 2, "an ID, and a URL for a check that is polled"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -114,6 +117,15 @@ func (f *registerFlags) registration(args []string) (events.Registration, error)
 // url is the url as the original's clients post it: a string, or an object
 // where there is more to say.
 func (f *registerFlags) url(addr string) (json.RawMessage, error) {
+	if strings.HasPrefix(addr, "{") {
+		switch {
+		case f.jsonpath != "" || f.override != "":
+			return nil, usage("--jsonpath and --statusoverride belong into an object URL: {\"addr\":...,\"jsonpath\":...}")
+		case !json.Valid([]byte(addr)):
+			return nil, usage("%s is not a JSON object", addr)
+		}
+		return json.RawMessage(addr), nil
+	}
 	if f.jsonpath == "" && f.override == "" {
 		return json.Marshal(addr)
 	}
