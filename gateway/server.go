@@ -36,6 +36,9 @@ type Config struct {
 	// AgentCheck is where HAProxy's agent-check is answered, in plain text and
 	// without any guard; nil for nowhere. Run closes it.
 	AgentCheck net.Listener
+	// GRPC is where gRPC's health protocol is answered, in plain text, guarded as
+	// reads are; nil for nowhere. Run closes it.
+	GRPC net.Listener
 
 	// RegisterWait is how long POST /checks waits for the first result; default
 	// Timeout and 0.2 s.
@@ -136,6 +139,9 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 	if s.cfg.AgentCheck != nil {
 		defer s.cfg.AgentCheck.Close()
 	}
+	if s.cfg.GRPC != nil {
+		defer s.cfg.GRPC.Close()
+	}
 	if err := s.valid(); err != nil {
 		return err
 	}
@@ -191,6 +197,9 @@ func (s *Server) serve(ctx context.Context, ln net.Listener) error {
 	})
 	if agent := s.cfg.AgentCheck; agent != nil {
 		g.Go(func() error { return s.serveAgent(ctx, agent) })
+	}
+	if calls := s.cfg.GRPC; calls != nil {
+		g.Go(func() error { return s.serveGRPC(ctx, calls) })
 	}
 	g.Go(func() error {
 		s.announce(ctx, complete)

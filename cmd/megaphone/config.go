@@ -25,6 +25,7 @@ type Config struct {
 	Listen     string // address that HTTP is served on
 	Port       int    // 0 chooses a free one
 	AgentCheck string // ADDR:PORT of HAProxy's agent-check; empty for none
+	GRPC       string // ADDR:PORT of gRPC's health protocol; empty for none
 	BusListen  string // ADDR:PORT of the embedded server
 	Bus        string // URL of a server elsewhere; empty: the embedded one
 	BusCreds   string // file with the role user's credentials there
@@ -151,6 +152,7 @@ func (c *Config) bind(fs *pflag.FlagSet, p parts) {
 
 func (c *Config) bindGateway(fs *pflag.FlagSet) {
 	fs.StringVar(&c.AgentCheck, "agent-check", c.AgentCheck, "`ADDR:PORT` to answer HAProxy's agent-check on, to everyone; port 0 chooses a free one (default none)")
+	fs.StringVar(&c.GRPC, "grpc", c.GRPC, "`ADDR:PORT` to answer gRPC's health protocol on; port 0 chooses a free one (default none)")
 	fs.StringVar(&c.Cache, "cache", c.Cache, "`FILE` of this host's checks in the original's format (default cache.json in the data directory)")
 	fs.Var((*durationValue)(&c.RegisterWait), "register-wait", "how long POST /checks waits for the first result; 0 never (default the timeout + 0.2s)")
 	fs.StringVar(&c.TokenFile, "token-file", c.TokenFile, "`FILE` with a name:token a line, for those who may write")
@@ -280,6 +282,7 @@ func (c *Config) Validate(p parts) error {
 	wrong(!isAddress(c.BusListen), "bus-listen", c.BusListen, "write it as ADDR:PORT, such as 127.0.0.1:4222")
 	wrong(c.AgentCheck != "" && !isAddress(c.AgentCheck), "agent-check", c.AgentCheck, "write it as ADDR:PORT, such as 127.0.0.1:18002")
 	wrong(c.AgentCheck != "" && c.Read == readToken, "agent-check", c.AgentCheck, "it cannot be asked for a token: it does not go with --read token")
+	wrong(c.GRPC != "" && !isAddress(c.GRPC), "grpc", c.GRPC, "write it as ADDR:PORT, such as 127.0.0.1:18003")
 	wrong(c.Bus == "" && !p.server, "bus", `""`, "name the bus, such as nats://bus1.example.com:4222")
 	wrong(c.HostGiven && c.Host == "" && p.worker, "host", `""`, "a worker polls for its host; only a gateway may do without one")
 	wrong(c.Bus == "" && p.server && c.BusCreds != "", "bus-creds", c.BusCreds, "it belongs to --bus URL, which is not given")

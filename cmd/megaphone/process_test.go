@@ -35,6 +35,7 @@ type readyFile struct {
 	HTTP  string `json:"http"`
 	Bus   string `json:"bus"`
 	Agent string `json:"agent_check"`
+	GRPC  string `json:"grpc"`
 	PID   int    `json:"pid"`
 }
 

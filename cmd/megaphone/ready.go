@@ -17,6 +17,7 @@ type readiness struct {
 	HTTP  string `json:"http,omitempty"`
 	Bus   string `json:"bus,omitempty"`
 	Agent string `json:"agent_check,omitempty"`
+	GRPC  string `json:"grpc,omitempty"`
 	PID   int    `json:"pid"`
 }
 

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/matryer/is"
+
 	"github.com/looprock/megaphone/events"
 )
 
@@ -145,4 +147,25 @@ func TestHAProxyHTTPCheckOfLB(t *testing.T) {
 	settled(t, state, request, "NOLB 100", 503)
 	p.must("DELETE", "/hosts/web02/override", "", http.StatusNoContent)
 	settled(t, state, request, "UP 100", 200)
+}
+
+// grpc-health-probe, which Kubernetes had before it spoke gRPC itself, agrees.
+func TestGRPCHealthProbe(t *testing.T) {
+	is := is.New(t)
+	probe := real(t, "grpc-health-probe")
+	p := serve(t, t.TempDir(), "--grpc", "127.0.0.1:0")
+	p.must("PUT", "/hosts/web02/checks/q", `{"ttl":"1h"}`, http.StatusCreated)
+	for status, want := range map[string]int{"OK": 0, "Warning": 0, "Unknown": 0, "Critical": 4} {
+		p.must("PUT", "/hosts/web02/checks/q/status", fmt.Sprintf(`{"status":%q}`, status), http.StatusNoContent)
+		for _, service := range []string{"web02", "web02/q?stale=closed"} {
+			code, out := runProgram(t, probe, "-addr", p.Ready.GRPC, "-service", service)
+			t.Log(status, service, code, out)
+			is.Equal(code, want) // 4 is: not serving
+		}
+	}
+	code, out := runProgram(t, probe, "-addr", p.Ready.GRPC, "-service", "nope")
+	is.Equal(code, 3) // the call failed: NOT_FOUND
+	is.True(strings.Contains(out, "NotFound"))
+	code, _ = runProgram(t, probe, "-addr", p.Ready.GRPC) // the local host
+	is.Equal(code, 0)
 }

@@ -108,6 +108,10 @@ func (p *instance) startGateway(ctx context.Context) error {
 	if agent != nil {
 		c.AgentCheck, opened = agent, append(opened, agent)
 	}
+	calls := lateListenerAt("grpc", p.cfg.GRPC)
+	if calls != nil {
+		c.GRPC, opened = calls, append(opened, calls)
+	}
 	g := gateway.New(c)
 	p.actors.start("gateway", func(ctx context.Context) error { return g.Run(ctx, l) })
 	waits := []<-chan struct{}{l.opened, g.Ready()}
@@ -126,6 +130,9 @@ func (p *instance) startGateway(ctx context.Context) error {
 	p.ready.HTTP = httpURL(scheme, p.cfg.Listen, l.Addr())
 	if agent != nil {
 		p.ready.Agent = agent.Addr().String()
+	}
+	if calls != nil {
+		p.ready.GRPC = calls.Addr().String()
 	}
 	return nil
 }
