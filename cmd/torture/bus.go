@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -110,17 +111,15 @@ func natsServers(n int, dir string, bin programs, make func(name, path string, a
 // process that starts again finds its own free.
 const firstPort, lastPort = 20000, 32000
 
-var nextPort = firstPort + os.Getpid()%10000
+var usedPorts atomic.Int64
 
-// freeAddress returns an address of the loopback that nobody listens on. It is
-// used before anything runs at once.
+// freeAddress returns an address of the loopback that nobody listens on, each
+// time another one.
 func freeAddress() string {
 	for {
-		nextPort++
-		if nextPort >= lastPort {
-			nextPort = firstPort
-		}
-		address := "127.0.0.1:" + strconv.Itoa(nextPort)
+		// The pid keeps two runs on one machine apart.
+		port := firstPort + (os.Getpid()*50+int(usedPorts.Add(1)))%(lastPort-firstPort)
+		address := "127.0.0.1:" + strconv.Itoa(port)
 		if l, err := net.Listen("tcp", address); err == nil {
 			l.Close()
 			return address
