@@ -44,6 +44,7 @@ func (k Kinds) Check(ctx context.Context, t events.Target) Finding {
 
 // kinds are the checks that need nothing of their worker but its network.
 func (n network) kinds() Kinds {
+	hung := &patience{grace: 2 * execGrace}
 	return Kinds{
 		"tcp":     optioned(n.tcp),
 		"tls":     optioned(n.tls),
@@ -51,8 +52,8 @@ func (n network) kinds() Kinds {
 		"icmp":    optioned(n.icmp),
 		"grpc":    optioned(n.grpc),
 		"grpcs":   optioned(n.grpc),
-		"exec":    optioned(runProgram),
-		"file":    optioned(checkFile),
+		"exec":    hung.with(optioned(runProgram)),
+		"file":    hung.with(optioned(checkFile)),
 		"process": optioned((&processes{}).check),
 		"systemd": optioned(checkUnit),
 	}

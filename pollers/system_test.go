@@ -13,6 +13,7 @@ import (
 
 	"github.com/godbus/dbus/v5"
 	"github.com/godbus/dbus/v5/prop"
+	"github.com/looprock/megaphone/pollers"
 	"github.com/matryer/is"
 )
 
@@ -194,4 +195,51 @@ func TestRealPlugins(t *testing.T) {
 	f = look(t, object{"addr": "exec:" + real(t, "check_disk"), "args": []string{"--nonsense"}})
 	t.Log(says(f))
 	is.Equal(f.Status.String(), "Unknown")
+}
+
+// nginx with a certificate, as it is: over HTTPS, and what it says by itself.
+func TestRealNginx(t *testing.T) {
+	is := is.New(t)
+	nginx := real(t, "nginx")
+	a := newAuthority(t)
+	dir := secretsDir(t, map[string]string{"ca.pem": string(a.pem()), "pair.pem": string(a.pairPEM()), "index.html": "<html>Basket</html>"})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	is.NoErr(err)
+	address := l.Addr().String()
+	l.Close()
+	conf := `daemon off; master_process off; pid ` + dir + `/pid; error_log stderr;
+events {}
+http {
+  access_log off;
+  client_body_temp_path ` + dir + `/b; proxy_temp_path ` + dir + `/p; fastcgi_temp_path ` + dir + `/f; uwsgi_temp_path ` + dir + `/u; scgi_temp_path ` + dir + `/s;
+  server {
+    listen ` + address + ` ssl; ssl_certificate ` + dir + `/pair.pem; ssl_certificate_key ` + dir + `/pair.pem; root ` + dir + `;
+    location = /health { default_type application/health+json; return 503 '{"status":"fail","output":"disk"}'; }
+  }
+}`
+	is.NoErr(os.WriteFile(filepath.Join(dir, "nginx.conf"), []byte(conf), 0o600))
+	background(t, nginx, "-e", "stderr", "-p", dir, "-c", filepath.Join(dir, "nginx.conf"))
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if c, err := net.Dial("tcp", address); err == nil {
+			c.Close()
+			break
+		}
+	}
+	c := pollers.Config{Credentials: dir}
+	for _, tt := range []struct {
+		url  object
+		want string
+	}{
+		{object{"addr": "https://" + address + "/", "ca": "ca.pem", "expect_body": "Basket", "expect_header": object{"Server": "^nginx"}}, "OK answered 200 OK"},
+		{object{"addr": "https://" + address + "/none", "ca": "ca.pem", "expect_code": 200}, "Critical answered 404 Not Found, expected 200"},
+		{object{"addr": "https://" + address + "/health", "ca": "ca.pem", "dialect": "health+json"}, "Critical answered 503 Service Temporarily Unavailable, expected 200-299; fail; disk"},
+		{object{"addr": "https://" + address + "/", "ca": "ca.pem", "expect_code": 200, "cert_warning_days": 7}, "Warning the certificate expires in 0 days"},
+		{object{"addr": "https://" + address + "/", "expect_code": 200}, "Critical " + address + ": x509: certificate signed by unknown authority"},
+		{object{"addr": "tls://" + address, "ca": "ca.pem"}, "Critical the certificate expires in 0 days"},
+		{object{"addr": "tcp://" + address, "body": "GET / HTTP/1.0\r\n\r\n", "expect_body": "^HTTP/1.1 400"}, "OK " + address + " accepts connections"},
+	} {
+		f := lookAs(t, c, tt.url)
+		t.Log(says(f), string(f.Document))
+		is.True(strings.HasPrefix(says(f), tt.want))
+	}
 }
