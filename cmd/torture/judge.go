@@ -18,7 +18,8 @@ type verdict struct {
 
 	// Not faults: checks that were stale with right, and their return.
 	Silent, Away, Returned int
-	Latest                 time.Duration // how long after its deadline silence was told, by bus time
+	Latest                 time.Duration // how long after its deadline silence was told at most, by bus time
+	LatestOf               string        // of which check, when
 
 	Cases []string
 }

@@ -199,7 +199,7 @@ func (v *verdict) print(line func(string, any)) {
 	line("flips", v.Flips)
 	line("transitions", fmt.Sprintf("%d of checks, %d of hosts", v.Transitions, v.HostTransitions))
 	line("stale with right", fmt.Sprintf("%d away, %d silent, %d returned to the same status", v.Away, v.Silent, v.Returned))
-	line("silence of pushes told", fmt.Sprintf("at most %s after its deadline", v.Latest.Round(time.Millisecond)))
+	line("silence of pushes told", fmt.Sprintf("at most %s after its deadline %s", v.Latest.Round(time.Millisecond), v.LatestOf))
 	line("lost", v.Lost)
 	line("repeated", v.Repeated)
 	line("gaps", v.Gaps)

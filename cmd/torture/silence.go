@@ -49,8 +49,8 @@ func (j *checkJudge) stale(c change) {
 			return
 		}
 	}
-	if !last.IsZero() && !j.polled {
-		v.Latest = max(v.Latest, now.Stored.Sub(deadline))
+	if late := now.Stored.Sub(deadline); !last.IsZero() && !j.polled && late > v.Latest {
+		v.Latest, v.LatestOf = late, fmt.Sprintf("%s at %s", j.name, clock(now.Stored))
 	}
 	if j.polled && v.Away <= casesKept {
 		v.Cases = append(v.Cases, fmt.Sprintf("stale with right: %s number %d at %s, heard last at %s", j.name, c.Transition.Number, clock(c.Decided), clock(last)))
