@@ -2,11 +2,14 @@ package gateway
 
 import (
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/looprock/megaphone/events"
 )
 
 // The forms in which a host or check is told, chosen by Accept.
@@ -144,6 +147,25 @@ func (s *Server) represent(w http.ResponseWriter, r *http.Request, host, check s
 		writeBody(w, http.StatusOK, []byte(seen.line(now)+"\n"))
 	}
 	return nil
+}
+
+// writeLines answers with a line for each host. Where there are more, a header
+// says how to go on.
+func writeLines(w http.ResponseWriter, hosts []events.HostView, next string, now time.Time) {
+	var b strings.Builder
+	for i := range hosts {
+		h := &hosts[i]
+		seen := sight{host: h.Host, status: h.Status, phase: h.Phase, message: h.Message, observed: h.Observed.Time}
+		if h.NextSeconds != nil {
+			seen.next = now.Add(time.Duration(*h.NextSeconds * float64(time.Second)))
+		}
+		b.WriteString(seen.line(now) + "\n")
+	}
+	if next != "" {
+		w.Header().Set("Link", `</hosts?after=`+url.QueryEscape(next)+`>; rel="next"`)
+	}
+	w.Header()["Content-Type"] = headerPlain
+	writeBody(w, http.StatusOK, []byte(b.String()))
 }
 
 // writeExposition answers with the metrics of a host and its checks, or of a

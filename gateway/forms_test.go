@@ -250,3 +250,23 @@ func TestLongPollBounded(t *testing.T) {
 	is.Equal(r.get("/hosts/web01").code, 200)
 	is.Equal(r.waiters.Load(), int64(maxWaiters))
 }
+
+// The list of hosts in its forms.
+func TestHostListForms(t *testing.T) {
+	is := is.New(t)
+	r := start(t)
+	r.pushed("web02", "db", events.Critical, "no answer")
+	is.Equal(r.do("PUT", "/hosts/web03", `{}`).code, 201)
+	got := r.do("GET", "/hosts", "", "Accept", "text/plain")
+	is.Equal(got.code, 200)
+	is.Equal(got.header.Get("Vary"), "Accept")
+	lines := strings.Split(got.body, "\n")
+	is.Equal(len(lines), 3)
+	is.True(strings.HasPrefix(lines[0], "Critical web02: db:Critical:no answer (live, observed ") && strings.Contains(lines[0], "next in "))
+	is.True(strings.HasPrefix(lines[1], "Unknown web03: No checks are registered! (gone"))
+	is.Equal(r.do("GET", "/hosts?limit=1", "", "Accept", "text/plain").header.Get("Link"), `</hosts?after=web02>; rel="next"`)
+	is.Equal(r.do("GET", "/hosts?status=OK", "", "Accept", "text/plain").body, "")
+	got = r.do("GET", "/hosts", "", "Accept", "text/plain;version=0.0.4")
+	is.True(strings.Contains(got.body, `megaphone_host_status{host="web02",status="critical"} 1`))
+	is.True(r.do("GET", "/hosts", "", "Accept", "image/svg+xml").object(t)["hosts"] != nil)
+}

@@ -31,7 +31,18 @@ func (s *Server) getHosts(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
-	hosts, next := s.view.Hosts(f, time.Now())
+	w.Header()["Vary"] = headerVary
+	form := chooseForm(r.Header["Accept"])
+	if form == formProm {
+		s.getFleet(w, r)
+		return
+	}
+	now := time.Now()
+	hosts, next := s.view.Hosts(f, now)
+	if form == formText {
+		writeLines(w, hosts, next, now)
+		return
+	}
 	writeJSON(w, http.StatusOK, hostPage{hosts, next})
 }
 

@@ -150,6 +150,11 @@ func (c *checkEntry) lateAt(interval time.Duration) time.Time {
 	if due.IsZero() {
 		return due
 	}
+	return c.lateAfter(due)
+}
+
+// lateAfter is lateAt where the next result is due then.
+func (c *checkEntry) lateAfter(due time.Time) time.Time {
 	if !c.entry.Registration.Push() { // three intervals
 		due = due.Add(2 * due.Sub(c.state.Seen))
 	}

@@ -28,16 +28,34 @@ func (v *View) sightHost(name string, now time.Time) (sight, bool) {
 		v.mu.RUnlock()
 		return sight{}, false
 	}
+	till := now.Add(time.Duration(len(h.order)) * sightTime)
 	seen := h.seen.Load()
-	v.mu.RUnlock()
-	if seen != nil && now.Before(seen.till) {
+	switch {
+	case seen == nil:
+		v.mu.RUnlock()
+		return v.makeSight(h, till), true
+	case now.Before(seen.till):
+		v.mu.RUnlock()
 		return seen.sight, true
 	}
+	defer v.mu.RUnlock()
+	renewed := &hostSight{seen.sight, till}
+	if h.seen.CompareAndSwap(seen, renewed) { // one looks at the times; others go on with what was
+		f := h.freshness(v.interval)
+		fresh := *renewed
+		fresh.observed, fresh.next, fresh.late = f.observed, f.next, f.late
+		h.seen.CompareAndSwap(renewed, &fresh)
+		return fresh.sight, true
+	}
+	return seen.sight, true
+}
+
+func (v *View) makeSight(h *hostEntry, till time.Time) sight {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	s := h.sight(v.interval)
-	h.seen.Store(&hostSight{s, now.Add(time.Duration(len(h.order)) * sightTime)})
-	return s, true
+	h.seen.Store(&hostSight{s, till})
+	return s
 }
 
 // sight is made under View.mu, held for writing.
@@ -103,23 +121,25 @@ type freshness struct {
 	late     time.Time // when the last of its live checks is late; zero where one never is
 }
 
+// freshness reads only: mu may be held for reading.
 func (h *hostEntry) freshness(interval time.Duration) freshness {
 	var f freshness
 	never := false
 	for _, c := range h.order {
-		s := c.shown()
-		if s.Basis != events.Live || s.Phase == events.Maintenance {
+		s := &c.state
+		if !c.known() || s.Basis != events.Live || s.Phase == events.Maintenance {
 			continue
 		}
 		if !s.Observed.IsZero() {
 			f.observed = earlier(f.observed, s.Observed)
 		}
-		late := c.lateAt(interval)
-		if late.IsZero() {
+		due := c.due(interval)
+		if due.IsZero() {
 			never = true
 			continue
 		}
-		f.next = earlier(f.next, c.due(interval))
+		late := c.lateAfter(due)
+		f.next = earlier(f.next, due)
 		if late.After(f.late) {
 			f.late = late
 		}
