@@ -96,18 +96,19 @@ func (v *validity) holds(now time.Time) bool {
 // died is free after [LeaseTTL]; two processes never hold a valid lease of one
 // partition at the same time. Make it with [NewLeases].
 type Leases struct {
-	c     *Conn
-	o     LeaseOptions
-	log   *slog.Logger
-	table *leaseTable
-	nudge chan struct{} // something is to be decided
-	count atomic.Int64
+	c           *Conn
+	o           LeaseOptions
+	log         *slog.Logger
+	table       *leaseTable
+	nudge       chan struct{} // something is to be decided
+	count       atomic.Int64
+	outageAfter time.Duration // [OutageAfter]; tests have less time
 }
 
 // NewLeases prepares to take part; [Leases.Run] does.
 func NewLeases(c *Conn, o LeaseOptions) *Leases {
 	log := cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
-	l := &Leases{c: c, o: o, log: log.With("component", "leases", "group", o.Group), nudge: make(chan struct{}, 1)}
+	l := &Leases{c: c, o: o, log: log.With("component", "leases", "group", o.Group), nudge: make(chan struct{}, 1), outageAfter: OutageAfter}
 	l.table = newLeaseTable(o.Partitions, l.wake)
 	return l
 }
@@ -205,7 +206,7 @@ func (l *Leases) session(ctx context.Context, well func()) error {
 		l.table.fill(rows, m, meta)
 		left = meta.NumPending > 0
 	}
-	if err := l.c.tellOutage(ctx, OutageAfter); err != nil {
+	if err := l.c.tellOutage(ctx, l.outageAfter); err != nil {
 		return err
 	}
 	l.table.become(rows)

@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -100,4 +101,25 @@ func TestTellOutage_AfterTheEndOfLeases(t *testing.T) {
 	is.NoErr(c.tellOutage(t.Context(), 200*time.Millisecond))
 	n, _ := outages(t, c)
 	is.True(n > 0)
+}
+
+// Whoever takes leases tells the outage first: his own writes would hide it.
+func TestLeasesTellAnOutageFirst(t *testing.T) {
+	is := is.New(t)
+	s := bustest.Start(t)
+	c, err := New(bustest.Connect(t, s))
+	is.NoErr(err)
+	is.NoErr(c.Setup(t.Context(), StreamOptions{}))
+	last := push(t, c)
+	time.Sleep(600 * time.Millisecond) // the outage itself
+	l := NewLeases(c, LeaseOptions{Group: "a", Partitions: 1, Holder: "h", Name: "n"})
+	l.outageAfter = 500 * time.Millisecond
+	ctx, cancel := context.WithCancel(t.Context())
+	told := false
+	is.NoErr(l.Run(ctx, func(context.Context, Lease) {
+		n, o := outages(t, c)
+		told = n > 0 && o.From.Equal(events.At(last).Time)
+		cancel()
+	}))
+	is.True(told) // before the first lease
 }
