@@ -89,9 +89,7 @@ var raceEnabled bool
 // The original's API, as its clients see it: answers recorded from the original,
 // ours where it is mended, and the contract's rules beyond.
 func TestContract(t *testing.T) {
-	if raceEnabled {
-		t.Skip("some hundred and fifty processes are too slow with the race detector; TestContract runs without it")
-	}
+	skipUnderRace(t)
 	b, err := os.ReadFile(filepath.Join("testdata", "contract.json"))
 	if err != nil {
 		t.Fatal(err)

@@ -28,6 +28,7 @@ func newHTTPServer(t testing.TB, h http.Handler) string {
 // 2,000 acknowledged registrations and pushes, kill -9 of serve in the middle,
 // start again: all that was acknowledged is there.
 func TestKillLosesNothingAcknowledged(t *testing.T) {
+	skipUnderRace(t)
 	is := is.New(t)
 	data := t.TempDir()
 	p := serve(t, data, "--register-wait", "0")
@@ -81,6 +82,7 @@ func TestKillLosesNothingAcknowledged(t *testing.T) {
 // A restart with 1,000 checks: statuses, overrides, deadlines and numbers are
 // as before, and no transition is made.
 func TestRestartLeavesThingsWhole(t *testing.T) {
+	skipUnderRace(t)
 	is := is.New(t)
 	data := t.TempDir()
 	svc := newServices(t)

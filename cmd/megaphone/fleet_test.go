@@ -18,6 +18,7 @@ import (
 // checks that flip by a script, kill -9 of a poller and of an aggregator in
 // between: statuses stay right, no transition is missing or doubled.
 func TestFleetSurvivesKills(t *testing.T) {
+	skipUnderRace(t)
 	is := is.New(t)
 	dir := t.TempDir()
 	srv := bustest.StartIn(t, dir, "127.0.0.1:0")

@@ -233,3 +233,13 @@ func (s *services) Set(name string, status events.Status) {
 func unmarshal(text string, v any) error { return json.Unmarshal([]byte(text), v) }
 
 var errNotYet = errors.New("not yet")
+
+// skipUnderRace is for tests with many checks in processes of their own: with the
+// race detector these are several times slower, and run into deadlines that are
+// not about them. They run without it, and their packages' own tests with it.
+func skipUnderRace(t *testing.T) {
+	t.Helper()
+	if raceEnabled {
+		t.Skip("the processes of this test are too slow with the race detector; it runs without it")
+	}
+}
