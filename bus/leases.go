@@ -236,6 +236,8 @@ const (
 	leaseAgain  = 300 * time.Millisecond // after an attempt that failed
 	leaseRest   = time.Second            // after hold returned by itself
 	leaseStray  = 5 * time.Second        // a partition that is free for longer is taken above the share
+	leaseOffer  = 5 * time.Second        // until the first of those is offered again; doubled after each in vain
+	leaseOffers = 5 * time.Minute        // at most
 )
 
 // leaseManager decides which partitions to take and which to release. It is used
@@ -249,9 +251,43 @@ type leaseManager struct {
 	ended   chan *tenure
 	wg      sync.WaitGroup
 
-	members string    // as of the last look
-	extra   int       // partitions above the share, because nobody else took them
+	members string // as of the last look
+	extra   extras
 	above   time.Time // since when there are too many; zero if there are not
+}
+
+// extras are the partitions above the share, taken because nobody else took
+// them. A member that was only slow gets them after all: one is offered after a
+// while, and if another takes anything then, so are all. The zero value is none.
+type extras struct {
+	n       int
+	offered bool // one is offered, and nobody has taken it yet
+	others  int  // partitions of others when it was offered
+	next    time.Time
+	pause   time.Duration
+}
+
+// took counts one more partition that nobody else took until now.
+func (e *extras) took(now time.Time) {
+	e.n++
+	if e.pause == 0 {
+		e.pause = leaseOffer
+	} else if e.offered {
+		e.pause = min(2*e.pause, leaseOffers)
+	}
+	e.offered, e.next = false, now.Add(e.pause)
+}
+
+// offer lets go of what another may take by now; others is how many partitions
+// others hold.
+func (e *extras) offer(others int, now time.Time) {
+	switch {
+	case e.offered && others > e.others:
+		*e = extras{}
+	case !e.offered && e.n > 0 && !now.Before(e.next):
+		e.n--
+		e.offered, e.others = true, others
+	}
 }
 
 func (m *leaseManager) run(ctx context.Context) {
@@ -279,28 +315,41 @@ func (m *leaseManager) look(ctx context.Context, now time.Time) {
 		return // what is held is renewed or lost without this
 	}
 	share := m.share(rows)
+	m.extra.offer(m.others(rows), now)
 	held := 0
 	for _, t := range m.tenures {
 		if !t.releasing {
 			held++
 		}
 	}
-	if held <= share+m.extra {
+	want := share + m.extra.n
+	if held <= want {
 		m.above = time.Time{}
 	}
 	switch {
-	case held > share+m.extra:
+	case held > want:
 		if m.above.IsZero() {
 			m.above = now
 		} else if now.Sub(m.above) >= leaseSettle {
-			m.release(held - share - m.extra)
+			m.release(held - want)
 		}
-	case held < share+m.extra:
-		m.take(ctx, rows, now, share+m.extra-held)
+	case held < want:
+		m.take(ctx, rows, now, want-held)
 	case m.stray(rows, now):
-		m.extra++
+		m.extra.took(now)
 		m.take(ctx, rows, now, 1)
 	}
+}
+
+// others is how many partitions other members hold.
+func (m *leaseManager) others(rows []leaseRow) int {
+	n := 0
+	for _, r := range rows {
+		if r.held && r.holder != m.l.o.Holder {
+			n++
+		}
+	}
+	return n
 }
 
 // share is how many partitions this process should have: an even part. Of what
@@ -323,7 +372,7 @@ func (m *leaseManager) share(rows []leaseRow) int {
 	names := slices.Sorted(maps.Keys(holds))
 	if all := strings.Join(names, " "); all != m.members {
 		m.l.log.Info("partitions are shared", "members", len(names), "partitions", o.Partitions)
-		m.members, m.extra = all, 0
+		m.members, m.extra = all, extras{}
 	}
 	slices.SortStableFunc(names, func(a, b string) int { return cmp.Compare(holds[b], holds[a]) })
 	share := o.Partitions / len(names)

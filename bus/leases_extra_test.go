@@ -1,0 +1,44 @@
+package bus
+
+import (
+	"testing"
+	"time"
+
+	"github.com/matryer/is"
+)
+
+// What was taken above the share goes to a member that was only slow, and stays
+// where nobody wants it.
+func TestExtras(t *testing.T) {
+	is := is.New(t)
+	start := time.Now()
+	at := func(s int) time.Time { return start.Add(time.Duration(s) * time.Second) }
+	var e extras
+	e.offer(0, at(0))
+	is.Equal(e, extras{}) // nothing to offer
+
+	for range 4 {
+		e.took(at(0))
+	}
+	is.Equal(e.n, 4)
+	e.offer(0, at(4))
+	is.Equal(e.n, 4) // not yet
+	e.offer(0, at(5))
+	is.Equal(e.n, 3) // one is offered
+	e.offer(0, at(6))
+	is.Equal(e.n, 3) // and nobody took it
+	e.took(at(10))
+	is.Equal(e.n, 4) // so it is taken back
+	e.offer(0, at(15))
+	is.Equal(e.n, 4) // for twice as long
+	e.offer(0, at(20))
+	is.Equal(e.n, 3)
+	e.offer(1, at(21))
+	is.Equal(e, extras{}) // another takes it: it may have them all
+
+	for range 20 {
+		e.took(start)
+		e.offer(0, e.next)
+	}
+	is.Equal(e.pause, leaseOffers) // in vain for long
+}
