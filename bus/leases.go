@@ -410,10 +410,11 @@ func (m *leaseManager) may(p int, now time.Time) bool {
 }
 
 // stray reports whether a partition is free for so long that whoever should have
-// it evidently does not take it.
+// it evidently does not take it. One that was released here, and whose row does
+// not say so yet, is not.
 func (m *leaseManager) stray(rows []leaseRow, now time.Time) bool {
 	for p, r := range rows {
-		if r.takable(m.l.o.Holder, now) && now.Sub(r.since) > leaseStray && m.may(p, now) {
+		if (!r.held || r.overdue(now)) && now.Sub(r.since) > leaseStray && m.may(p, now) {
 			return true
 		}
 	}

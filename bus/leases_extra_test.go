@@ -42,3 +42,16 @@ func TestExtras(t *testing.T) {
 	}
 	is.Equal(e.pause, leaseOffers) // in vain for long
 }
+
+// A partition that was released a moment ago, with a row that says that it still
+// is one's own, is left to the others: else the share is never reached.
+func TestStrayIsNotWhatWasReleased(t *testing.T) {
+	is := is.New(t)
+	now := time.Now()
+	m := &leaseManager{l: &Leases{o: LeaseOptions{Holder: "me"}}, tenures: map[int]*tenure{}, again: map[int]time.Time{}}
+	long := now.Add(-2 * leaseStray)
+	is.True(!m.stray([]leaseRow{{held: true, holder: "me", since: long, seen: now}}, now))
+	is.True(!m.stray([]leaseRow{{since: now}}, now)) // free for a moment
+	is.True(m.stray([]leaseRow{{since: long}}, now)) // nobody takes it
+	is.True(m.stray([]leaseRow{{held: true, holder: "other", since: long, seen: long}}, now)) // its end was missed
+}
