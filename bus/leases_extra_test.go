@@ -51,7 +51,7 @@ func TestStrayIsNotWhatWasReleased(t *testing.T) {
 	m := &leaseManager{l: &Leases{o: LeaseOptions{Holder: "me"}}, tenures: map[int]*tenure{}, again: map[int]time.Time{}}
 	long := now.Add(-2 * leaseStray)
 	is.True(!m.stray([]leaseRow{{held: true, holder: "me", since: long, seen: now}}, now))
-	is.True(!m.stray([]leaseRow{{since: now}}, now)) // free for a moment
-	is.True(m.stray([]leaseRow{{since: long}}, now)) // nobody takes it
+	is.True(!m.stray([]leaseRow{{since: now}}, now))                                          // free for a moment
+	is.True(m.stray([]leaseRow{{since: long}}, now))                                          // nobody takes it
 	is.True(m.stray([]leaseRow{{held: true, holder: "other", since: long, seen: long}}, now)) // its end was missed
 }
