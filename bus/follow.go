@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -109,6 +110,38 @@ func (c *Conn) untilReconnect(ctx context.Context) (_ context.Context, stop func
 		cancel(nil)
 		<-done
 		c.nc.RemoveStatusListener(status)
+	}
+}
+
+// sessions runs session again and again until ctx ends, and then returns nil, or
+// until the connection is closed. A session ends with any fault and when a lost
+// connection is back; it calls well once it works. what is what it follows, and
+// meanwhile what holds while it does not: both are for the log.
+func (c *Conn) sessions(ctx context.Context, log *slog.Logger, what, meanwhile string, session func(ctx context.Context, well func()) error) error {
+	var pause backoff
+	down := false
+	for {
+		sctx, stop := c.untilReconnect(ctx)
+		err := session(sctx, func() {
+			if down {
+				log.Info(what + " are followed again")
+			}
+			down = false
+			pause.reset()
+		})
+		stop()
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case c.nc.IsClosed():
+			return fmt.Errorf("follow the %s: %w", what, nats.ErrConnectionClosed)
+		case !down && !errors.Is(err, errReconnected) && !errors.Is(err, errReload):
+			log.Warn(what+" are not followed: "+meanwhile, "error", err)
+			down = true
+		}
+		if !pause.wait(ctx) {
+			return nil
+		}
 	}
 }
 

@@ -3,8 +3,6 @@ package bus
 import (
 	"cmp"
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -14,7 +12,6 @@ import (
 	"time"
 
 	"github.com/looprock/megaphone/events"
-	"github.com/nats-io/nats.go"
 )
 
 // Times of leases.
@@ -147,7 +144,7 @@ func (l *Leases) Run(ctx context.Context, hold func(ctx context.Context, lease L
 	defer wg.Wait()
 	wg.Go(func() {
 		defer cancel()
-		failed <- l.follow(ctx)
+		failed <- l.c.sessions(ctx, l.log, "leases", "no other is taken until they are", l.session)
 	})
 	m.run(ctx)
 	cancel()
@@ -161,35 +158,7 @@ func (l *Leases) heard(b events.Heartbeat) {
 	l.wake()
 }
 
-// follow keeps the table of leases until ctx ends or the connection is closed.
-func (l *Leases) follow(ctx context.Context) error {
-	var pause backoff
-	down := false
-	for {
-		sctx, stop := l.c.untilReconnect(ctx)
-		err := l.session(sctx, func() {
-			if down {
-				l.log.Info("leases are followed again")
-			}
-			down = false
-			pause.reset()
-		})
-		stop()
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case l.c.nc.IsClosed():
-			return fmt.Errorf("follow the leases: %w", nats.ErrConnectionClosed)
-		case !down && !errors.Is(err, errReconnected):
-			l.log.Warn("leases are not followed: no other is taken until they are", "error", err)
-			down = true
-		}
-		if !pause.wait(ctx) {
-			return nil
-		}
-	}
-}
-
+// session keeps the table of leases until something ends it; well is called once it does.
 func (l *Leases) session(ctx context.Context, well func()) error {
 	defer l.table.unready()
 	f, err := l.c.follow(ctx, streamLeases, 0, l.subject("*"))

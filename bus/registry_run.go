@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/looprock/megaphone/events"
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
 )
@@ -38,31 +37,7 @@ func (r *Registry) Run(ctx context.Context) error {
 		wg.Wait()
 		r.journal.close()
 	}()
-	var pause backoff
-	down := false
-	for {
-		sctx, stop := r.c.untilReconnect(ctx)
-		err := r.session(sctx, func() {
-			if down {
-				r.log.Info("registrations are followed again")
-			}
-			down = false
-			pause.reset()
-		})
-		stop()
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case r.c.nc.IsClosed():
-			return fmt.Errorf("follow the registrations: %w", nats.ErrConnectionClosed)
-		case !down && !errors.Is(err, errReconnected) && !errors.Is(err, errReload):
-			r.log.Warn("registrations are not followed: the last copy is used until they are", "error", err)
-			down = true
-		}
-		if !pause.wait(ctx) {
-			return nil
-		}
-	}
+	return r.c.sessions(ctx, r.log, "registrations", "the last copy is used until they are", r.session)
 }
 
 // errReload ends a session because the registrations file has to be written anew.
