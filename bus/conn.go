@@ -15,9 +15,10 @@ import (
 	"github.com/nats-io/nuid"
 )
 
-// roleInbox keeps the answers to Megaphone's own processes apart from those that
-// a client without credentials may listen to.
-const roleInbox = "_INBOXR"
+// RoleInbox keeps the answers to Megaphone's own processes apart from those that
+// a client without credentials may listen to: the prefix of their connections'
+// inboxes.
+const RoleInbox = "_INBOXR"
 
 // Conn is a connection to the bus. It is safe for concurrent use.
 type Conn struct {
@@ -69,7 +70,7 @@ func Connect(ctx context.Context, url string, opts ...Option) (*Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		nopts = append(nopts, nats.UserInfo(user, password), nats.CustomInboxPrefix(roleInbox))
+		nopts = append(nopts, nats.UserInfo(user, password), nats.CustomInboxPrefix(RoleInbox))
 	}
 	nopts = append(nopts, logEvents(o.log)...)
 	nc, err := nats.Connect(url, append(nopts, o.nats...)...)

@@ -22,7 +22,6 @@ import (
 const (
 	stopTimeout  = 4500 * time.Millisecond // SIGTERM stops within five seconds
 	setupTimeout = 30 * time.Second        // until streams are there; a cluster may be choosing leaders
-	roleInbox    = "_INBOXR"               // apart from what clients without credentials may listen to
 )
 
 func newServe() *cobra.Command {
@@ -179,7 +178,7 @@ func (p *instance) connectEmbedded(ctx context.Context) error {
 	}
 	p.server, p.ready.Bus = s, s.URL()
 	p.actors.onStop("bus", s.Close)
-	nc, err := s.Connect(nats.Name("megaphone "+p.name), nats.CustomInboxPrefix(roleInbox), nats.MaxReconnects(-1))
+	nc, err := s.Connect(nats.Name("megaphone "+p.name), nats.CustomInboxPrefix(bus.RoleInbox), nats.MaxReconnects(-1))
 	if err != nil {
 		return err
 	}
