@@ -50,7 +50,7 @@ func (n network) grpc(ctx context.Context, t events.Target, o events.Options) Fi
 	var from grpcpeer.Peer
 	answer, err := health.NewHealthClient(conn).Check(ctx, &health.HealthCheckRequest{Service: service}, grpc.Peer(&from))
 	if err != nil {
-		return failed(t, grpcTrouble(ctx, u.Host, service, err))
+		return failed(t, grpcTrouble(u.Host, service, err))
 	}
 	var v verdict
 	seen := grpcSeen{Service: service, Status: answer.Status.String()}
@@ -106,17 +106,15 @@ func (n network) grpcCredentials(ctx context.Context, o events.Options, u *url.U
 	return grpcmeta.AppendToOutgoingContext(ctx, "authorization", c.header()), nil
 }
 
-func grpcTrouble(ctx context.Context, host, service string, err error) error {
+func grpcTrouble(host, service string, err error) error {
 	s := status.Convert(err)
 	switch s.Code() {
 	case codes.NotFound:
 		return fmt.Errorf("%s knows no service %q", host, service)
 	case codes.Unimplemented:
 		return fmt.Errorf("%s has no health service (grpc.health.v1)", host)
-	case codes.DeadlineExceeded:
-		if ctx.Err() != nil {
-			return fmt.Errorf("%s: no answer in time: %s", host, events.Cut(s.Message(), 300))
-		}
+	case codes.DeadlineExceeded: // the server knows our deadline, and may end the call a moment before we do
+		return fmt.Errorf("%s: no answer in time: %s", host, events.Cut(s.Message(), 300))
 	}
 	if strings.Contains(s.Message(), errDenied.Error()) { // grpc keeps the text alone
 		return fmt.Errorf("%s: %w: %s", host, errDenied, s.Message())

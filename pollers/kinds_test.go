@@ -292,10 +292,7 @@ func dnsServer(t testing.TB) string {
 		}
 		w.WriteMsg(m)
 	})
-	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
-	must(t, err)
-	l, err := net.Listen("tcp", pc.LocalAddr().String())
-	must(t, err)
+	pc, l := listenBoth(t)
 	for _, s := range []*dns.Server{{PacketConn: pc, Handler: mux}, {Listener: l, Handler: mux}} {
 		started := make(chan struct{})
 		s.NotifyStartedFunc = func() { close(started) }
@@ -304,6 +301,22 @@ func dnsServer(t testing.TB) string {
 		t.Cleanup(func() { s.Shutdown() })
 	}
 	return pc.LocalAddr().String()
+}
+
+// listenBoth listens on one port by UDP and TCP. The port of the one may be taken
+// for the other.
+func listenBoth(t testing.TB) (net.PacketConn, net.Listener) {
+	t.Helper()
+	for range 100 {
+		pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+		must(t, err)
+		if l, err := net.Listen("tcp", pc.LocalAddr().String()); err == nil {
+			return pc, l
+		}
+		pc.Close()
+	}
+	t.Fatal("no port is free for both UDP and TCP")
+	return nil, nil
 }
 
 func TestDNS(t *testing.T) {
