@@ -63,3 +63,17 @@ func TestDeployedConfigurationIsValid(t *testing.T) {
 	is.True(o.JetStream)
 	is.Equal(o.Host, "127.0.0.1") // not beyond loopback as it stands
 }
+
+// deploy/fleet/nats-server.conf is one that nats-server takes, and lets nobody
+// in without a password.
+func TestDeployedClusterIsValid(t *testing.T) {
+	is := is.New(t)
+	t.Setenv("MEGAPHONE_PASSWORD", "secret-of-the-test")
+	t.Setenv("MEGAPHONE_NODE", "bus1")
+	o, err := ns.ProcessConfigFile(filepath.Join("..", "..", "deploy", "fleet", "nats-server.conf"))
+	is.NoErr(err)
+	is.Equal(o.NoAuthUser, "")
+	is.Equal(len(o.Routes), 3)
+	is.Equal(o.ServerName, "bus1")
+	is.True(o.JetStream)
+}
