@@ -184,7 +184,7 @@ func (s *Server) callStatus(_ context.Context, body []byte) (any, error) {
 	now := time.Now()
 	a := events.StatusAnswer{Local: s.local}
 	if q.Host == "" && (q.All || s.local == "") {
-		a.Hosts, _ = s.view.Hosts(HostFilter{}, now)
+		a.Hosts, _ = s.seen().Hosts(HostFilter{}, now)
 		return a, nil
 	}
 	host, err := s.hostOr(q.Host)
@@ -192,7 +192,7 @@ func (s *Server) callStatus(_ context.Context, body []byte) (any, error) {
 		return nil, err
 	}
 	if q.Check != "" {
-		view, ok := s.view.Check(host, q.Check, now)
+		view, ok := s.seen().Check(host, q.Check, now)
 		if !ok {
 			return nil, noCheck(host, q.Check)
 		}
@@ -205,7 +205,7 @@ func (s *Server) callStatus(_ context.Context, body []byte) (any, error) {
 	}
 	a.Hosts = []events.HostView{view}
 	if q.Host != "" { // who only asks for the local host's name gets a short answer
-		a.Checks, _ = s.view.Checks(host, now)
+		a.Checks, _ = s.seen().Checks(host, now)
 	}
 	return a, nil
 }

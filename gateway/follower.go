@@ -66,6 +66,14 @@ func (f *Follower) Age(now time.Time) time.Duration {
 	return max(now.Sub(time.Unix(0, heard)), 0)
 }
 
+// lastHeard is the last sign of life of the bus.
+func (f *Follower) lastHeard() time.Time {
+	if f.conn.NATS().IsConnected() {
+		return time.Now()
+	}
+	return time.Unix(0, f.heard.Load())
+}
+
 // quietTime is how long the bus may send nothing, not even the heartbeats of
 // consumers, before it counts as away.
 const quietTime = 5 * time.Second

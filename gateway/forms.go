@@ -172,7 +172,7 @@ func writeLines(w http.ResponseWriter, hosts []events.HostView, next string, now
 // check; others, which may be nil, come with them.
 func (s *Server) writeExposition(w http.ResponseWriter, r *http.Request, host, check string, now time.Time, others ...prometheus.Collector) {
 	reg := prometheus.NewRegistry()
-	for _, c := range append(others, &statusCollector{view: s.view, host: host, check: check, local: true}, freshCollector{s, host, check, now}) {
+	for _, c := range append(others, &statusCollector{view: s.seen, host: host, check: check, local: true}, freshCollector{s, host, check, now}) {
 		if err := reg.Register(c); err != nil { // two of one name: a mistake of ours
 			s.fail(w, r, err)
 			return

@@ -143,9 +143,9 @@ func (h *healthService) Watch(req *health.HealthCheckRequest, stream grpc.Server
 func (h *healthService) List(context.Context, *health.HealthListRequest) (*health.HealthListResponse, error) {
 	now := time.Now()
 	all := map[string]*health.HealthCheckResponse{"": {Status: (&service{s: h.s, host: h.s.local}).status(now)}}
-	hosts, _ := h.s.view.Hosts(HostFilter{Limit: grpcList}, now)
+	hosts, _ := h.s.seen().Hosts(HostFilter{Limit: grpcList}, now)
 	for i := range hosts {
-		add := append(h.s.view.sightChecks(hosts[i].Host), sight{host: hosts[i].Host})
+		add := append(h.s.seen().sightChecks(hosts[i].Host), sight{host: hosts[i].Host})
 		if len(all)+len(add) > grpcList {
 			return nil, status.Errorf(codes.ResourceExhausted, "there are more than %d hosts and checks: ask for one by Check or Watch", grpcList)
 		}
@@ -192,7 +192,14 @@ func (w *service) status(now time.Time) servingStatus {
 }
 
 // changes is closed at the next change; nil, which is never, of what is not there.
-func (w *service) changes() <-chan struct{} { return w.s.view.watch(w.host, w.check) }
+func (w *service) changes() <-chan struct{} { return w.s.seen().watch(w.host, w.check) }
+
+// over is closed.
+var over = func() <-chan struct{} {
+	ch := make(chan struct{})
+	close(ch)
+	return ch
+}()
 
 // watch returns what is closed at the next change of a host or check, nil for
 // one that is not registered.
@@ -200,7 +207,10 @@ func (v *View) watch(host, check string) <-chan struct{} {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	h := v.hosts[host]
-	if h == nil || !h.registered() {
+	switch {
+	case v.over:
+		return over
+	case h == nil || !h.registered():
 		return nil
 	}
 	if check == "" {

@@ -98,7 +98,7 @@ func cacheUntilNext(h http.Header, seen *sight, now time.Time) {
 
 func (s *Server) healthChecks(host string, p policy, now time.Time) map[string][]healthCheck {
 	checks := map[string][]healthCheck{}
-	for _, c := range s.view.sightChecks(host) {
+	for _, c := range s.seen().sightChecks(host) {
 		v := p.decide(&c, now)
 		checks[healthKey(c.check)] = []healthCheck{{
 			ComponentID: c.check, ComponentType: "component", ObservedValue: c.status.String(), Status: v.health(),

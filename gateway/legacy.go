@@ -72,12 +72,14 @@ func (s *Server) rootAnswer() *rootAnswer {
 	if s.reg.CacheError() != nil {
 		return newRootAnswer(events.Critical, textCacheError, nil)
 	}
-	select {
-	case <-s.follower.Ready():
-		return s.view.root(s.local)
-	default:
-		return newRootAnswer(events.Unknown, textNoState, nil)
+	if s.last.Load() == nil {
+		select {
+		case <-s.follower.Ready():
+		default:
+			return newRootAnswer(events.Unknown, textNoState, nil)
+		}
 	}
+	return s.seen().root(s.local)
 }
 
 // wantsPage reports whether Accept names text/html itself, as browsers do.
@@ -109,7 +111,7 @@ func (s *Server) rootPage(w http.ResponseWriter, a *rootAnswer) {
 <body><h1>%[1]s: <span class="%[2]s">%[2]s</span></h1><p>%[3]s</p>
 <table><tr><th>check<th>status<th>phase<th>message</tr>
 `, html.EscapeString(orNone(s.local)), a.status, html.EscapeString(a.message))
-	checks, _ := s.view.Checks(s.local, time.Now())
+	checks, _ := s.seen().Checks(s.local, time.Now())
 	for _, c := range checks {
 		fmt.Fprintf(&b, "<tr><td>%s<td class=\"%[2]s\">%[2]s<td>%s<td>%s</tr>\n",
 			html.EscapeString(c.Check), c.Status, html.EscapeString(string(c.Phase)), html.EscapeString(c.Message))
@@ -128,7 +130,7 @@ func orNone(host string) string {
 
 func (s *Server) legacyChecks(w http.ResponseWriter, _ *http.Request) {
 	w.Header()["Content-Type"] = headerJSON
-	writeBody(w, http.StatusOK, s.view.legacyList(s.local))
+	writeBody(w, http.StatusOK, s.seen().legacyList(s.local))
 }
 
 // legacyCheck answers the document of a check as its service last said it.
@@ -138,7 +140,7 @@ func (s *Server) legacyCheck(w http.ResponseWriter, r *http.Request) {
 		s.legacyGlobal(w)
 		return
 	}
-	now, ok := s.view.Check(s.local, id, time.Now())
+	now, ok := s.seen().Check(s.local, id, time.Now())
 	if !ok {
 		writeText(w, http.StatusOK, "Sorry, no check "+id+" registered!")
 		return
@@ -164,7 +166,7 @@ func (s *Server) legacyCheck(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) legacyGlobal(w http.ResponseWriter) {
-	raw, ok := s.view.global(s.local)
+	raw, ok := s.seen().global(s.local)
 	if !ok {
 		writeText(w, http.StatusOK, "Sorry, no check "+events.GlobalID+" registered!")
 		return
@@ -399,7 +401,7 @@ func (s *Server) deletePosted(r *http.Request, id string) error {
 	if id != events.GlobalID {
 		return s.deregister(r.Context(), s.local, id, "DELETE /checks")
 	}
-	if _, ok := s.view.global(s.local); !ok {
+	if _, ok := s.seen().global(s.local); !ok {
 		return refuse(http.StatusNotFound, "")
 	}
 	return s.clearOverride(r.Context(), s.local, "", "")

@@ -52,7 +52,7 @@ func (s *Server) awaitNumber(w http.ResponseWriter, r *http.Request, host, check
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(wait + writeTime))
 	ctx, cancel := context.WithTimeout(r.Context(), wait)
 	defer cancel()
-	s.view.waitNumber(ctx, s.stopping, host, check, known)
+	s.seen().waitNumber(ctx, s.stopping, host, check, known)
 	return nil
 }
 
@@ -80,7 +80,7 @@ func (v *View) unlessMoved(host, check string, known uint64) <-chan struct{} {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	h := v.hosts[host]
-	if h == nil {
+	if h == nil || v.over {
 		return nil
 	}
 	if check == "" {

@@ -57,7 +57,10 @@ func startOn(tb testing.TB, srv *server.Server, change ...func(*Config, *bus.Reg
 	return r
 }
 
-func (r *rig) run(reg *bus.Registry) {
+func (r *rig) run(reg *bus.Registry) { r.runUntil(reg, r.Ready()) }
+
+// runUntil runs the gateway and waits for something.
+func (r *rig) runUntil(reg *bus.Registry, ready <-chan struct{}) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	must(r.tb, err)
 	r.url = "http://" + ln.Addr().String()
@@ -80,7 +83,7 @@ func (r *rig) run(reg *bus.Registry) {
 	}
 	r.tb.Cleanup(r.stop)
 	select {
-	case <-r.Ready():
+	case <-ready:
 	case <-time.After(10 * time.Second):
 		r.tb.Fatal("the gateway does not become ready")
 	}

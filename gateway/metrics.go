@@ -27,9 +27,9 @@ func (s *Server) newMetrics() (own, fleet http.Handler) {
 	build.Set(1)
 	process := prometheus.NewRegistry()
 	process.MustRegister(build, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		&statusCollector{view: s.view, host: s.local, local: true}, processCollector{s})
+		&statusCollector{view: s.seen, host: s.local, local: true}, processCollector{s})
 	hosts := prometheus.NewRegistry()
-	hosts.MustRegister(&statusCollector{view: s.view})
+	hosts.MustRegister(&statusCollector{view: s.seen})
 	return s.metricsHandler(process), s.metricsHandler(hosts)
 }
 
@@ -53,7 +53,7 @@ var (
 
 // statusCollector shows hosts and their checks as the view has them.
 type statusCollector struct {
-	view  *View
+	view  func() *View
 	host  string // the one host
 	check string // only this check of it; empty for all
 	local bool   // only the one host, of which there may be none
@@ -68,17 +68,17 @@ func (c *statusCollector) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements [prometheus.Collector].
 func (c *statusCollector) Collect(ch chan<- prometheus.Metric) {
-	now := time.Now()
+	now, view := time.Now(), c.view()
 	if c.local {
-		if h, ok := c.view.Host(c.host, now); ok {
-			c.collectHost(ch, h, now)
+		if h, ok := view.Host(c.host, now); ok {
+			c.collectHost(ch, view, h, now)
 		}
 		return
 	}
 	for after := ""; ; {
-		hosts, next := c.view.Hosts(HostFilter{After: after, Limit: maxPage}, now)
+		hosts, next := view.Hosts(HostFilter{After: after, Limit: maxPage}, now)
 		for _, h := range hosts {
-			c.collectHost(ch, h, now)
+			c.collectHost(ch, view, h, now)
 		}
 		if next == "" {
 			return
@@ -87,12 +87,12 @@ func (c *statusCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-func (c *statusCollector) collectHost(ch chan<- prometheus.Metric, h events.HostView, now time.Time) {
+func (c *statusCollector) collectHost(ch chan<- prometheus.Metric, view *View, h events.HostView, now time.Time) {
 	if c.check == "" {
 		enumerate(ch, descHost, h.Status, h.Host)
 		ch <- prometheus.MustNewConstMetric(descMaintenance, prometheus.GaugeValue, oneIf(h.Phase == events.Maintenance), h.Host)
 	}
-	checks, _ := c.view.Checks(h.Host, now) // a host may have none
+	checks, _ := view.Checks(h.Host, now) // a host may have none
 	for _, k := range checks {
 		if c.check != "" && c.check != k.Check {
 			continue

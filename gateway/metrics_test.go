@@ -30,9 +30,9 @@ func TestMetricsOfTheView(t *testing.T) {
 		collector *statusCollector
 		hosts     int
 	}{
-		"local": {&statusCollector{view: v, host: "web01", local: true}, 1},
-		"none":  {&statusCollector{view: v, local: true}, 0},
-		"fleet": {&statusCollector{view: v}, 2},
+		"local": {&statusCollector{view: func() *View { return v }, host: "web01", local: true}, 1},
+		"none":  {&statusCollector{view: func() *View { return v }, local: true}, 0},
+		"fleet": {&statusCollector{view: func() *View { return v }}, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			is := is.New(t)

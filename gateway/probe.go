@@ -85,7 +85,7 @@ func (s *Server) getTargets(w http.ResponseWriter, r *http.Request) {
 	}
 	groups := []targetGroup{}
 	for after := ""; ; {
-		hosts, next := s.view.Hosts(HostFilter{Labels: q["label"], After: after, Limit: maxPage}, time.Now())
+		hosts, next := s.seen().Hosts(HostFilter{Labels: q["label"], After: after, Limit: maxPage}, time.Now())
 		for i := range hosts {
 			groups = append(groups, newTargetGroup(&hosts[i], port))
 		}

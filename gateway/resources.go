@@ -38,7 +38,7 @@ func (s *Server) getHosts(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	now := time.Now()
-	hosts, next := s.view.Hosts(f, now)
+	hosts, next := s.seen().Hosts(f, now)
 	if form == formText {
 		writeLines(w, hosts, next, now)
 		return
@@ -91,11 +91,11 @@ func (s *Server) named(w http.ResponseWriter, r *http.Request, f func(host, chec
 }
 
 func (s *Server) hostView(host string) (events.HostView, error) {
-	if view, ok := s.view.Host(host, time.Now()); ok {
+	if view, ok := s.seen().Host(host, time.Now()); ok {
 		return view, nil
 	}
 	if host == s.local {
-		return s.view.LocalHost(host, time.Now()), nil
+		return s.seen().LocalHost(host, time.Now()), nil
 	}
 	return events.HostView{}, noHost(host)
 }
@@ -217,7 +217,7 @@ func isGone(err error) bool {
 
 func (s *Server) getChecks(w http.ResponseWriter, r *http.Request) {
 	s.named(w, r, func(host, _ string) error {
-		checks, ok := s.view.Checks(host, time.Now())
+		checks, ok := s.seen().Checks(host, time.Now())
 		if !ok && host != s.local {
 			return noHost(host)
 		}
@@ -232,7 +232,7 @@ func (s *Server) getCheck(w http.ResponseWriter, r *http.Request) {
 			return err
 		}
 		return s.represent(w, r, host, check, func() (any, error) {
-			view, ok := s.view.Check(host, check, time.Now())
+			view, ok := s.seen().Check(host, check, time.Now())
 			if !ok {
 				return nil, noCheck(host, check)
 			}
@@ -385,6 +385,11 @@ func parseUntil(text string, now time.Time) (time.Time, error) {
 
 func (s *Server) getOverride(w http.ResponseWriter, r *http.Request) {
 	s.named(w, r, func(host, check string) error {
+		select {
+		case <-s.reg.Ready():
+		default:
+			return refuse(http.StatusServiceUnavailable, "overrides are not known yet: the gateway has not reached the bus")
+		}
 		o, ok := s.reg.Override(host, check)
 		if !ok {
 			return refuse(http.StatusNotFound, "no override is set there")

@@ -30,6 +30,9 @@ type Config struct {
 	// PushTokens is a file with a line "token host check [ttl]" for each check to
 	// which the routes below /compat push. It is read again when it changes. Empty: none.
 	PushTokens string
+	// ViewFile is where the view is kept for a start while the bus is away. Empty:
+	// nowhere. Nobody else may write there.
+	ViewFile string
 
 	TLS *tls.Config // nil serves plain HTTP
 
@@ -77,6 +80,7 @@ type Server struct {
 	local    string
 	log      *slog.Logger
 	view     *View
+	last     atomic.Pointer[View] // from the disk, answered from until view is complete; else nil
 	follower *Follower
 	hub      *hub
 	guard    *guard
@@ -145,6 +149,7 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 	if err := s.valid(); err != nil {
 		return err
 	}
+	s.restoreView()
 	// The view and the bus stay until the last request has been answered.
 	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -155,6 +160,12 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 		s.beat(inner)
 		return nil
 	})
+	if s.cfg.ViewFile != "" {
+		g.Go(func() error {
+			s.keepView(inner)
+			return nil
+		})
+	}
 
 	serving, stop := context.WithCancel(ctx)
 	defer stop()
@@ -236,16 +247,22 @@ func (s *Server) announce(ctx context.Context, complete bool) {
 			return
 		}
 	}
+	s.forgetLast()
 	close(s.ready)
 }
 
 // awaitView waits until the view is complete; after a start from the original's
 // cache file alone, until each check of the local host has its first result.
 func (s *Server) awaitView(ctx context.Context) (complete bool) {
-	loading, cancel := context.WithTimeout(ctx, startupTime)
+	patience := startupTime
+	if s.last.Load() != nil && !s.conn.NATS().IsConnected() {
+		patience = 0 // there is something to answer, and nothing to wait for
+	}
+	loading, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	select {
 	case <-s.follower.Ready():
+		s.forgetLast()
 	case <-loading.Done():
 		s.log.Warn("the view is not complete yet; answers say so")
 		return false

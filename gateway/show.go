@@ -104,7 +104,7 @@ func (v *View) checkView(c *checkEntry, now time.Time) events.CheckView {
 	out := events.CheckView{
 		Host: s.Host, Check: c.id, Status: s.Status, Phase: s.Phase, Message: s.Text(), Number: s.Number,
 		Since: events.At(s.Since), Observed: events.At(s.Observed), AgeSeconds: age(s.Observed, now), LatencySeconds: s.LatencySeconds,
-		Labels: v.reg.Labels(*c.entry), Origin: reg.Origin, Override: s.Override, Document: c.document(), Registration: &reg,
+		Labels: v.labels(c), Origin: reg.Origin, Override: s.Override, Document: c.document(), Registration: &reg,
 	}
 	if s.Phase == events.Overridden || s.Phase == events.Maintenance {
 		reported := s.Reported
@@ -115,6 +115,21 @@ func (v *View) checkView(c *checkEntry, now time.Time) events.CheckView {
 		out.Phase = events.Stale
 	}
 	return out
+}
+
+// labels are those of a check.
+func (v *View) labels(c *checkEntry) map[string]string {
+	if v.reg != nil {
+		return v.reg.Labels(*c.entry)
+	}
+	own := c.entry.Registration.Labels
+	h := v.hosts[c.entry.Registration.Host]
+	if h == nil || h.record == nil || len(h.record.Labels) == 0 {
+		return own
+	}
+	all := maps.Clone(h.record.Labels)
+	maps.Copy(all, own)
+	return all
 }
 
 // due is when the next result is expected; zero for no expectation.

@@ -164,9 +164,9 @@ func (s *Server) sight(host, check string, now time.Time) (sight, bool) {
 	var seen sight
 	var ok bool
 	if check == "" {
-		seen, ok = s.view.sightHost(host, now)
+		seen, ok = s.seen().sightHost(host, now)
 	} else {
-		seen, ok = s.view.sightCheck(host, check)
+		seen, ok = s.seen().sightCheck(host, check)
 	}
 	if ok {
 		return seen, true

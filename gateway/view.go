@@ -36,6 +36,9 @@ type View struct {
 	hosts map[string]*hostEntry
 	names []string // of hosts of which something is registered, sorted; nil: to be made anew
 
+	over    bool          // it was the last view, and another has taken its place
+	changes atomic.Uint64 // counts what was applied
+
 	strays int // entries made for results of what is not registered, since the last sweep
 }
 
@@ -81,7 +84,7 @@ type checkEntry struct {
 const maxEarly = 2
 
 // NewView makes an empty view; interval is that of polls whose registration
-// says none.
+// says none. reg may be nil for one that is only read.
 func NewView(reg Registrations, interval time.Duration) *View {
 	return &View{reg: reg, interval: interval, hosts: map[string]*hostEntry{}}
 }
@@ -162,6 +165,7 @@ func (v *View) ApplyCheck(s events.CheckState, snapshot bool) {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	v.changes.Add(1)
 	h := v.host(s.Host)
 	c := h.check(s.Check)
 	if !newer(s.Number, c.number, s.Applied, c.applied, snapshot) && c.state.V > 0 {
@@ -205,6 +209,7 @@ func (v *View) ApplyHost(s events.HostState, snapshot bool) {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	v.changes.Add(1)
 	h := v.host(s.Host)
 	if !newer(s.Number, h.state.Number, 0, 0, snapshot) && h.state.V > 0 {
 		return
@@ -218,6 +223,7 @@ func (v *View) ApplyHost(s events.HostState, snapshot bool) {
 func (v *View) ApplyResult(in bus.Incoming) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	v.changes.Add(1)
 	h := v.host(in.Host)
 	if h.checks[in.Check] == nil {
 		if v.strays++; v.strays > maxStrays {
@@ -274,6 +280,7 @@ func (c *checkEntry) count(in bus.Incoming) {
 func (v *View) RefreshRegistration(host, check string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	v.changes.Add(1)
 	switch {
 	case host == "":
 		v.refreshAll()

@@ -52,6 +52,9 @@ func (p *instance) startRegistry(ctx context.Context) error {
 	if agg != nil {
 		p.actors.start("aggregator", agg.Run)
 	}
+	if p.away {
+		return nil
+	}
 	return p.actors.wait(ctx, p.reg.Ready())
 }
 
@@ -75,6 +78,9 @@ func (p *instance) startWorker(context.Context) error {
 	p.actors.start("worker", w.Run)
 	return nil
 }
+
+// lastViewFile is where the gateway keeps its view, in the data directory.
+const lastViewFile = "view.json"
 
 // never is a wait that is over at once; to the gateway, zero is "not given".
 const never = time.Nanosecond
@@ -103,6 +109,9 @@ func (p *instance) startGateway(ctx context.Context) error {
 		TLS:        certificates, RegisterWait: wait, Interval: p.cfg.Interval, Timeout: p.cfg.Timeout,
 		Logger: p.log, Version: version(),
 	}
+	if p.server == nil { // an embedded bus comes and goes with the gateway
+		c.ViewFile = p.data.file(lastViewFile)
+	}
 	l, opened := newLateListener(p.cfg.Listen, p.cfg.Port), []*lateListener{}
 	agent := lateListenerAt("agent-check", p.cfg.AgentCheck)
 	if agent != nil {
@@ -114,7 +123,10 @@ func (p *instance) startGateway(ctx context.Context) error {
 	}
 	g := gateway.New(c)
 	p.actors.start("gateway", func(ctx context.Context) error { return g.Run(ctx, l) })
-	waits := []<-chan struct{}{l.opened, g.Ready()}
+	waits := []<-chan struct{}{l.opened}
+	if !p.away {
+		waits = append(waits, g.Ready())
+	}
 	for _, other := range opened {
 		waits = append(waits, other.opened)
 	}

@@ -62,6 +62,7 @@ type instance struct {
 
 	server *server.Server // nil where the bus is elsewhere
 	conn   *bus.Conn
+	away   bool // the bus was, at the start
 	reg    *bus.Registry
 	local  *localChecks // nil without checks.d
 	ready  readiness
@@ -135,6 +136,15 @@ func (p *instance) startBus(ctx context.Context) error {
 		return err
 	}
 	p.actors.onStop("bus connection", func() { _ = p.conn.Close() }) // always nil
+	if p.away {
+		p.log.Warn("the bus is away: answers are from the last view until it is back", "bus", p.cfg.Bus)
+		p.actors.start("streams", p.setupLater)
+		return nil
+	}
+	return p.setupBus(ctx)
+}
+
+func (p *instance) setupBus(ctx context.Context) error {
 	if err := p.setup(ctx); err != nil || p.server != nil {
 		return err
 	}
@@ -142,6 +152,28 @@ func (p *instance) startBus(ctx context.Context) error {
 	_, err := server.Gate(p.conn.NATS()) // it ends with the connection
 	return err
 }
+
+// setupLater does what startBus could not, once the bus is there.
+func (p *instance) setupLater(ctx context.Context) error {
+	for {
+		if p.conn.NATS().IsConnected() {
+			err := p.setupBus(ctx)
+			if err == nil || ctx.Err() != nil {
+				<-ctx.Done()
+				return nil
+			}
+			p.log.Warn("the bus is back, and not ready for us", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(busPause):
+		}
+	}
+}
+
+// busPause is how long a bus that is away is left alone.
+const busPause = 250 * time.Millisecond
 
 // setup makes sure of the streams. A bus that lets us in without letting us do
 // that answers nothing to the client that asked: its complaint comes apart.
@@ -196,12 +228,22 @@ func (p *instance) connectElsewhere(ctx context.Context) error {
 	if p.cfg.BusCreds != "" {
 		opts = append(opts, bus.WithCreds(p.cfg.BusCreds))
 	}
+	// A gateway that knows how things were answers that, rather than nothing.
+	mayBeAway := p.parts == parts{gateway: true} && exists(p.data.file(lastViewFile))
+	if mayBeAway {
+		opts = append(opts, bus.WithNATS(nats.RetryOnFailedConnect(true)))
+	}
 	conn, err := bus.Connect(ctx, p.cfg.Bus, opts...)
 	if err != nil {
 		return fmt.Errorf("%w; see --bus and --bus-creds", err)
 	}
-	p.conn = conn
+	p.conn, p.away = conn, mayBeAway && !conn.NATS().IsConnected()
 	return nil
+}
+
+func exists(file string) bool {
+	_, err := os.Stat(file)
+	return err == nil
 }
 
 // startChecksD registers what files say. The first pass comes before anything
@@ -216,7 +258,9 @@ func (p *instance) startChecksD(ctx context.Context) error {
 	}
 	d := newChecksDir(p.cfg.ChecksD, p.host, p.server != nil, reg, p.log)
 	p.local = d.local
-	d.Sync(ctx)
+	if !p.away {
+		d.Sync(ctx)
+	}
 	p.actors.start("checks.d", d.Run)
 	return nil
 }
