@@ -145,6 +145,14 @@ func (p *partition) checkpoint(ctx context.Context) error {
 		delete(p.dirty, r)
 	}
 	ckpt := events.Checkpoint{V: events.RecordVersion, Results: p.results, Changes: p.changes, Time: events.At(p.now)}
+	if err := p.storeCheckpoint(ctx, ckpt); err != nil {
+		return err
+	}
+	p.saved, p.behind = ckpt, false
+	return nil
+}
+
+func (p *partition) storeCheckpoint(ctx context.Context, ckpt events.Checkpoint) error {
 	b, err := json.Marshal(ckpt)
 	if err != nil {
 		return fmt.Errorf("encode a checkpoint: %w", err)
@@ -153,7 +161,6 @@ func (p *partition) checkpoint(ctx context.Context) error {
 	if _, err := p.write(ctx, msg, jetstream.WithExpectLastSequenceForSubject(p.stateFence, events.StateFenceSubject(p.n))); err != nil {
 		return fmt.Errorf("checkpoint: %w", err)
 	}
-	p.saved, p.behind = ckpt, false
 	return nil
 }
 

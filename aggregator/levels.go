@@ -59,6 +59,9 @@ func register(s events.CheckState, with Settings, in Levels, now time.Time) even
 		s.Candidate, s.Streak = events.Unknown, 0
 		s.Order = events.Order{Reg: in.Position} // results of the former registration are late
 	}
+	if in.Position < s.Order.Reg { // put back into a stream that a power cut made shorter
+		s.Order = events.Order{Reg: in.Position}
+	}
 	if changed && !anew {
 		// A shorter interval or ttl does not condemn for the time before it.
 		with.Registration = in.Registration

@@ -49,6 +49,7 @@ type partition struct {
 	outages []outageAt // not yet applied, before the partition is live
 
 	results uint64    // position up to which RESULTS is consumed
+	lost    bool      // the end of RESULTS is lost
 	replay  uint64    // ticks up to here were answered by the owner before
 	changes uint64    // position up to which the transitions of the partition are known
 	now     time.Time // the newest bus time seen

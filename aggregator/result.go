@@ -27,6 +27,8 @@ func reduceResult(s events.CheckState, with Settings, in Result, now time.Time) 
 		return s, Outcome{Dropped: true}
 	case !in.Polled && !push:
 		return s, Outcome{Reject: fmt.Sprintf("check %s is polled at %s: a push to it is refused; push under another id, or register it without url", s.Check, s.Addr)}
+	case in.Polled && in.Result.Reg > s.Reg: // of a registration that a power cut took from the stream
+		return s, Outcome{Dropped: true}
 	case in.Polled && push, !s.FreshResult(in.Result, in.Polled, in.Position):
 		return s, Outcome{Dropped: true}
 	}

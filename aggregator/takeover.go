@@ -125,6 +125,9 @@ func (p *partition) readChanges(ctx context.Context) error {
 	cfg := jetstream.ConsumerConfig{
 		DeliverPolicy: jetstream.DeliverAllPolicy, FilterSubjects: []string{events.StatusSubjects, events.FenceSubject(p.n)},
 	}
+	if err := p.shortened(ctx); err != nil {
+		return err
+	}
 	if p.saved.Changes > 0 {
 		cfg.DeliverPolicy, cfg.OptStartSeq = jetstream.DeliverByStartSequencePolicy, p.saved.Changes+1
 	}
@@ -139,6 +142,20 @@ func (p *partition) readChanges(ctx context.Context) error {
 		p.recallCause(a.Host, m)
 		return nil
 	})
+}
+
+// shortened looks whether a power cut took the end of CHANGES: the fence lies
+// before what the checkpoint knows. Nobody could own the partition since, and STATE
+// has all transitions up to the checkpoint. It is written anew at once: what comes
+// next has positions that it would take for known.
+func (p *partition) shortened(ctx context.Context) error {
+	if p.saved.Changes < p.fence {
+		return nil
+	}
+	p.log.Warn("the end of CHANGES is lost, as by a power cut: subscribers miss some transitions, the state has them",
+		"known", p.saved.Changes, "fence", p.fence)
+	p.saved.Changes = p.fence - 1
+	return p.storeCheckpoint(ctx, p.saved)
 }
 
 // recallCause notes why a check of a host changed, lest the host is still to be told.
@@ -228,13 +245,19 @@ func (p *partition) readResults(ctx context.Context) error {
 }
 
 // forget draws positions back to the end of RESULTS: a power cut may have taken
-// some of it, and what comes next must count.
+// some of it, and what comes next must count. The services were heard in what is
+// lost: their deadlines are put off, as after an outage.
 func (p *partition) forget(last uint64) {
+	known := p.saved.Results
 	p.saved.Results = min(p.saved.Results, last)
 	for _, h := range p.hosts {
 		for _, c := range h.checks {
+			known = max(known, c.state.Applied)
 			c.state.Applied = min(c.state.Applied, last)
 		}
+	}
+	if p.lost = known > last; p.lost {
+		p.log.Warn("the end of RESULTS is lost, as by a power cut: deadlines are put off", "known", known, "last", last)
 	}
 }
 
@@ -270,7 +293,7 @@ func (p *partition) readRegistrations(ctx context.Context) error {
 	if err := p.levelAll(ctx); err != nil {
 		return err
 	}
-	if p.saved.V > 0 && p.results > p.saved.Results {
+	if p.saved.V > 0 && (p.results > p.saved.Results || p.lost) {
 		p.putOff(Outage{From: p.saved.Time.Time, To: p.now}, p.now)
 	}
 	return nil

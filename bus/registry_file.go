@@ -317,7 +317,7 @@ func (w *journalWriter) commit() (*os.File, error) {
 
 func (w *journalWriter) abandon() {
 	w.f.Close()
-	os.Remove(w.path + ".new") // what stays is overwritten by the next
+	os.Remove(w.tmp) // what stays is overwritten by the next
 }
 
 // syncDir makes a rename within dir survive a power cut.

@@ -1,0 +1,124 @@
+package aggregator
+
+import (
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/looprock/megaphone/bus"
+	"github.com/looprock/megaphone/events"
+	"github.com/matryer/is"
+	"github.com/nats-io/nats.go"
+)
+
+// put stores a record among the states, as an owner before would have.
+func (f *field) put(subject string, v any) {
+	f.tb.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		f.tb.Fatal(err)
+	}
+	if _, err := f.conn.Store(f.tb.Context(), &nats.Msg{Subject: subject, Data: b, Header: nats.Header{}}); err != nil {
+		f.tb.Fatal(err)
+	}
+}
+
+func (f *field) last(stream string) uint64 {
+	f.tb.Helper()
+	s, err := f.conn.JetStream().Stream(f.tb.Context(), stream)
+	if err != nil {
+		f.tb.Fatal(err)
+	}
+	return s.CachedInfo().State.LastSeq
+}
+
+// A power cut took the end of CHANGES: the checkpoint knows positions that are
+// still to come. The partition is taken over all the same, and what is committed
+// at those positions is seen by the next owner.
+func TestPartition_ChangesAreShorterThanTheCheckpoint(t *testing.T) {
+	is := is.New(t)
+	f := newField(t)
+	n := events.Partition("web01")
+	reg := f.register(web("db"))
+	f.push("elsewhere", "x", events.OK, 0) // RESULTS has an end
+	f.put(events.CheckpointSubject(n), events.Checkpoint{
+		V: 1, Results: f.last(bus.StreamResults), Changes: f.last(bus.StreamChanges) + 100, Time: events.At(time.Now()),
+	})
+	first := f.partition("first", n)
+	is.NoErr(first.takeOver(t.Context()))
+	f.poll("web01", "db", reg, events.Critical)
+	is.NoErr(first.consume(t.Context(), <-first.reader.out))
+	first.close() // it dies before its first checkpoint
+
+	second := f.partition("second", n)
+	is.NoErr(second.takeOver(t.Context()))
+	defer second.close()
+	is.Equal(second.hosts["web01"].check("db").state.Number, uint64(1))
+	w := f.watch()
+	w.state("web01", "", events.Critical, events.Live)
+	is.Equal(w.numbered(), map[string]uint64{"hosts/web01": 1, "hosts/web01/checks/db": 1})
+}
+
+// A power cut took the end of RESULTS: what is stored at its positions counts,
+// and nobody is condemned for a push that is lost.
+func TestPartition_ResultsAreShorterThanTheState(t *testing.T) {
+	is := is.New(t)
+	f := newField(t)
+	n := events.Partition("web01")
+	f.register(events.Registration{Host: "web01", ID: "queue", TTL: events.Duration(20 * time.Second)})
+	first := f.partition("first", n)
+	is.NoErr(first.takeOver(t.Context()))
+	pushed := f.push("web01", "queue", events.OK, 0)
+	f.drain(first, func() bool { return first.results >= pushed })
+	is.NoErr(first.checkpoint(t.Context()))
+	first.close()
+	s := f.stored("web01", "queue") // with a position that the stream no longer has
+	s.Applied += 1000
+	f.put(events.StateSubject("web01", "queue"), s)
+
+	second := f.partition("second", n)
+	is.NoErr(second.takeOver(t.Context()))
+	defer second.close()
+	c := second.hosts["web01"].check("queue")
+	is.True(NextDeadline(c.state, c.with).Sub(s.Seen) > 20*time.Second) // put off
+	pushed = f.push("web01", "queue", events.Critical, 0)
+	f.drain(second, func() bool { return second.results >= pushed })
+	is.Equal(c.state.Status, events.Critical)
+}
+
+// A registration that was put back has another position, perhaps a lower one;
+// polls by it count, and those by the one that is lost do not.
+func TestReduce_RegistrationPutBack(t *testing.T) {
+	is := is.New(t)
+	b := new(bench).levels(Levels{Registration: polledAt(url), Position: 110}, 0)
+	poll := func(s events.Status, reg, lease uint64) {
+		b.pos++
+		b.apply(Result{Host: "web01", Check: "db", Polled: true, Position: b.pos, Result: events.Result{Status: s, Reg: reg, Lease: lease, Due: int64(b.pos)}}, at(float64(b.pos)))
+	}
+	poll(events.OK, 110, 7)
+	is.Equal(b.s.Status, events.OK)
+	b.levels(Levels{Registration: polledAt(url), Position: 109}, 10)
+	poll(events.Warning, 110, 7) // of the one that is lost
+	is.True(b.last.Dropped)
+	poll(events.Critical, 109, 7)
+	is.Equal(b.s.Status, events.Critical)
+	is.Equal(b.s.Number, uint64(2))
+}
+
+// Revisions of leases may be set back, too: a check that nobody polled for three
+// intervals believes the next worker.
+func TestReduce_EpochsBeginAnewAfterSilence(t *testing.T) {
+	is := is.New(t)
+	b := new(bench).levels(Levels{Registration: polledAt(url), Position: 5}, 0)
+	poll := func(s events.Status, lease uint64, now float64) {
+		b.pos++
+		b.apply(Result{Host: "web01", Check: "db", Polled: true, Position: b.pos, Result: events.Result{Status: s, Reg: 5, Lease: lease, Due: int64(now)}}, at(now))
+	}
+	poll(events.OK, 105, 1)
+	poll(events.Critical, 101, 11)
+	is.True(b.last.Dropped) // a superseded worker's
+	b.apply(Tick{}, at(100))
+	is.Equal(b.s.Phase, events.Stale)
+	poll(events.OK, 101, 101)
+	is.Equal(b.s.Phase, events.Live)
+}
