@@ -39,6 +39,7 @@ type Aggregator struct {
 	source string        // of the events that it publishes in its own name
 	slots  chan struct{} // one for each takeover that may go on
 	leases *bus.Leases
+	clock  clock
 
 	mu      sync.Mutex
 	boxes   map[int]*mailbox // of the partitions that are held

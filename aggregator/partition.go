@@ -35,14 +35,13 @@ type partition struct {
 	log   *slog.Logger
 	box   *mailbox
 
-	created    time.Time    // of CHANGES
-	fence      uint64       // position of the fence in CHANGES
-	stateFence uint64       // and in STATE
-	fenced     [2]time.Time // when the latter was written, by this process's clock
+	created    time.Time // of CHANGES
+	fence      uint64    // position of the fence in CHANGES
+	stateFence uint64    // and in STATE
 
 	hosts  map[string]*host
 	agenda agenda
-	clock  clock
+	leapt  time.Time // end of the last leap of the clock that was applied
 
 	reader  *reader
 	live    bool       // ticks are read; else results that waited come first

@@ -75,9 +75,7 @@ func (p *partition) setFences(ctx context.Context) (err error) {
 	if p.created, err = p.a.cfg.Conn.Created(ctx); err != nil {
 		return err
 	}
-	p.fenced[0] = time.Now()
 	p.stateFence, err = p.write(ctx, msg(events.StateFenceSubject(p.n)))
-	p.fenced[1] = time.Now()
 	return err
 }
 
@@ -90,9 +88,6 @@ func (p *partition) readState(ctx context.Context) error {
 		case events.CheckpointSubject(p.n):
 			return p.decode(m.Subject(), m.Data(), &p.saved)
 		case events.StateFenceSubject(p.n):
-			if meta.Sequence.Stream == p.stateFence {
-				p.clock.set(p.fenced[0], p.fenced[1], meta.Timestamp)
-			}
 			p.now = meta.Timestamp
 			return nil
 		}

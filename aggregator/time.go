@@ -2,6 +2,7 @@ package aggregator
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/looprock/megaphone/bus"
@@ -9,17 +10,59 @@ import (
 	"github.com/nats-io/nuid"
 )
 
-// clock guesses the time of the bus. It is right to within the time that a
-// message needs; only ticks decide, the guess says when to publish one.
-type clock struct{ offset time.Duration }
+// clock guesses the time of the bus, by the monotonic clock of this process and
+// what messages of the bus last said. It is right to within the time that a
+// message needs; only ticks decide, the guess says when to publish one. All
+// partitions share one. It is safe for concurrent use.
+type clock struct {
+	mu    sync.Mutex
+	local time.Time // of the last observation, with a monotonic reading
+	bus   time.Time // at that time
+	leaps []Outage
+}
 
-// set learns from a message that was stored between two times of this process.
-func (c *clock) set(before, after, stored time.Time) {
-	c.offset = stored.Sub(before.Add(after.Sub(before) / 2))
+// maxLeaps is how many leaps are remembered; a partition that slept longer than
+// that was taken over anew.
+const maxLeaps = 100
+
+// set learns the time of the bus between two times of this process. If it is much
+// later than it should be, somebody set the clock, or the machine was suspended:
+// the time between did not pass for the services. It reports such a leap.
+func (c *clock) set(before, after, stored time.Time) (leapt bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	local := before.Add(after.Sub(before) / 2)
+	if expected := c.bus.Add(local.Sub(c.local)); !c.bus.IsZero() && stored.Sub(expected) > bus.OutageAfter {
+		leapt = true
+		c.leaps = append(c.leaps, Outage{From: expected, To: stored})
+		if len(c.leaps) > maxLeaps {
+			c.leaps = c.leaps[1:]
+		}
+	}
+	if local.After(c.local) {
+		c.local, c.bus = local, stored
+	}
+	return leapt
 }
 
 // until is how long it is to a bus time.
-func (c clock) until(t time.Time) time.Duration { return time.Until(t) - c.offset }
+func (c *clock) until(t time.Time) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return t.Sub(c.bus) - time.Since(c.local)
+}
+
+// since returns the leaps that ended after a bus time.
+func (c *clock) since(t time.Time) (out []Outage) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, o := range c.leaps {
+		if o.To.After(t) {
+			out = append(out, o)
+		}
+	}
+	return out
+}
 
 // tickPatience is after how long a tick should have come back.
 const tickPatience = 5 * time.Second
@@ -36,7 +79,7 @@ func (p *partition) arm(alarm *time.Timer) {
 		alarm.Stop()
 	default:
 		// A little later, lest a tick that is a moment early has to be repeated.
-		alarm.Reset(p.clock.until(next) + 2*time.Millisecond)
+		alarm.Reset(p.a.clock.until(next) + 2*time.Millisecond)
 	}
 }
 
@@ -51,7 +94,7 @@ func (p *partition) ring(ctx context.Context) error {
 		}
 		return errStalled
 	}
-	if next := p.agenda.first(); next.IsZero() || p.clock.until(next) > 0 {
+	if next := p.agenda.first(); next.IsZero() || p.a.clock.until(next) > 0 {
 		return nil
 	}
 	p.a.stats.ticks.Add(1)
@@ -73,7 +116,7 @@ func (p *partition) publishTick(ctx context.Context) error {
 func (p *partition) tickAt(ctx context.Context, position uint64, now time.Time) error {
 	if p.tick != 0 && position >= p.tick {
 		if position == p.tick {
-			p.clock.set(p.ticked, p.ticked, now)
+			p.observe(p.ticked, p.ticked, now)
 		}
 		p.tick = 0
 	}
@@ -83,6 +126,7 @@ func (p *partition) tickAt(ctx context.Context, position uint64, now time.Time) 
 		// again: a tick of one's own comes when they are.
 		return nil
 	}
+	p.leap(now)
 	touched := map[*host]cause{}
 	for _, t := range p.agenda.due(now) {
 		switch t := t.(type) {
@@ -107,4 +151,19 @@ func (p *partition) tickAt(ctx context.Context, position uint64, now time.Time) 
 		}
 	}
 	return nil
+}
+
+// observe takes note of the time that the bus had between two times of this process.
+func (p *partition) observe(before, after, stored time.Time) {
+	if p.a.clock.set(before, after, stored) {
+		p.log.Warn("the clock of the bus was set forward, or the machine slept: deadlines are put off", "time", stored)
+	}
+}
+
+// leap puts deadlines off for each time that the clock of the bus was set forward.
+func (p *partition) leap(now time.Time) {
+	for _, o := range p.a.clock.since(p.leapt) {
+		p.putOff(o, now)
+		p.leapt = o.To
+	}
 }

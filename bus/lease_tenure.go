@@ -24,7 +24,9 @@ type tenure struct {
 
 	revision uint64    // of the last renewal
 	epoch    uint64    // revision of the acquisition
-	again    time.Time // when the partition may be tried again; read after run
+	began    time.Time // when it was acquired
+	returned bool      // hold returned by itself; read after run, as again
+	again    time.Time // when the partition may be tried again
 }
 
 // leaseRetry is the pause after a renewal that failed.
@@ -42,6 +44,7 @@ func (t *tenure) run(ctx context.Context, hold func(context.Context, Lease)) {
 		}
 		return
 	}
+	t.began = time.Now()
 	t.l.count.Add(1)
 	defer t.l.count.Add(-1)
 	hctx, cancel := context.WithCancel(ctx)
@@ -60,7 +63,7 @@ func (t *tenure) run(ctx context.Context, hold func(context.Context, Lease)) {
 	select {
 	case <-t.stop:
 	default:
-		t.again = time.Now().Add(leaseRest)
+		t.returned = true
 	}
 	t.free(ctx)
 }
@@ -140,14 +143,18 @@ func (t *tenure) renew(ctx context.Context, valid *validity) error {
 	return t.put(ctx, valid, t.revision)
 }
 
-// put writes the lease if its last revision is still the expected one. It does
-// not outlive the time for which the lease is valid.
+// put writes the lease if its last revision is still the expected one, unless an
+// outage has to be told first. It does not outlive the time for which the lease
+// is valid.
 func (t *tenure) put(ctx context.Context, valid *validity, expect uint64) error {
 	body, err := json.Marshal(leaseRecord{V: events.RecordVersion, Holder: t.l.o.Holder, Name: t.l.o.Name, Epoch: t.epoch})
 	if err != nil {
 		return fmt.Errorf("encode a lease: %w", err)
 	}
 	start := time.Now()
+	if t.l.pulse.missed(start, t.l.outageAfter) {
+		return errNoPulse
+	}
 	ctx, cancel := context.WithDeadline(ctx, start.Add(LeaseTTL-leaseSpare))
 	defer cancel()
 	revision, err := t.l.c.storeNow(ctx, &nats.Msg{Subject: t.subject(), Data: body, Header: nats.Header{}},

@@ -100,6 +100,8 @@ type Leases struct {
 	nudge       chan struct{} // something is to be decided
 	count       atomic.Int64
 	outageAfter time.Duration // [OutageAfter]; tests have less time
+	pulse       pulse
+	signed      int64 // the second of the next sign of life; used by the session alone
 }
 
 // NewLeases prepares to take part; [Leases.Run] does.
@@ -139,7 +141,7 @@ func (l *Leases) Run(ctx context.Context, hold func(ctx context.Context, lease L
 		defer beats.Close() // at worst a closed connection: nothing is left to stop
 	}
 	failed := make(chan error, 1)
-	m := &leaseManager{l: l, hold: hold, beats: beats, tenures: map[int]*tenure{}, again: map[int]time.Time{}, ended: make(chan *tenure, l.o.Partitions)}
+	m := &leaseManager{l: l, hold: hold, beats: beats, tenures: map[int]*tenure{}, again: map[int]time.Time{}, rests: map[int]time.Duration{}, ended: make(chan *tenure, l.o.Partitions)}
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() {
@@ -175,16 +177,18 @@ func (l *Leases) session(ctx context.Context, well func()) error {
 		l.table.fill(rows, m, meta)
 		left = meta.NumPending > 0
 	}
+	asked := time.Now()
 	if err := l.c.tellOutage(ctx, l.outageAfter); err != nil {
 		return err
 	}
+	l.pulse.beat(asked)
 	l.table.become(rows)
 	well()
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	wg.Go(func() { l.signs(ctx) })
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	wg.Go(func() { cancel(l.signs(ctx)) })
 	for {
 		m, meta, err := f.next(ctx)
 		if err != nil {
@@ -203,7 +207,8 @@ const (
 	leaseLook   = 250 * time.Millisecond // between two looks when nothing happens
 	leaseSettle = 250 * time.Millisecond // how long there must be too many before one is released
 	leaseAgain  = 300 * time.Millisecond // after an attempt that failed
-	leaseRest   = time.Second            // after hold returned by itself
+	leaseRest   = time.Second            // after hold returned by itself; eight times as long after each time that it does so at once
+	leaseRests  = 5 * time.Minute        // at most
 	leaseStray  = 5 * time.Second        // a partition that is free for longer is taken above the share
 	leaseOffer  = 5 * time.Second        // until the first of those is offered again; doubled after each in vain
 	leaseOffers = 5 * time.Minute        // at most
@@ -216,7 +221,8 @@ type leaseManager struct {
 	hold    func(context.Context, Lease)
 	beats   *Heartbeats // nil: nobody is listened to
 	tenures map[int]*tenure
-	again   map[int]time.Time // when a partition may be tried again
+	again   map[int]time.Time     // when a partition may be tried again
+	rests   map[int]time.Duration // the last pause after hold returned by itself
 	ended   chan *tenure
 	wg      sync.WaitGroup
 
@@ -269,12 +275,28 @@ func (m *leaseManager) run(ctx context.Context) {
 			return
 		case e := <-m.ended:
 			delete(m.tenures, e.partition)
-			m.again[e.partition] = e.again
+			m.again[e.partition] = m.rest(e, time.Now())
 		case <-m.l.nudge:
 		case <-t.C:
 		}
 		m.look(ctx, time.Now())
 	}
+}
+
+// rest is when a partition may be tried again. One whose hold returned by itself
+// again and again is left to others for longer and longer: perhaps they can read
+// what this program cannot.
+func (m *leaseManager) rest(e *tenure, now time.Time) time.Time {
+	if !e.returned {
+		delete(m.rests, e.partition)
+		return e.again
+	}
+	pause := leaseRest
+	if had := m.rests[e.partition]; had > 0 && now.Sub(e.began) < leaseStray {
+		pause = min(8*had, leaseRests)
+	}
+	m.rests[e.partition] = pause
+	return now.Add(pause)
 }
 
 // look compares what is held with the share.

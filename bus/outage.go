@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/looprock/megaphone/events"
@@ -18,23 +20,61 @@ import (
 // excused. Shorter pauses, such as a restart, excuse nothing.
 const OutageAfter = 10 * time.Second
 
-// signSubject is a key without an end in the bucket of leases. It is written
-// each second by every process that holds leases: they themselves are forgotten
-// within seconds, and would not tell for how long nobody was there.
-const signSubject = "$KV." + BucketLeases + ".sign"
+// signSubject are keys without an end in the bucket of leases. One is written each
+// second by every process that holds leases: they themselves are forgotten within
+// seconds, and would not tell for how long nobody was there. A process takes one
+// key after the other, so that what is written right after an outage does not
+// hide it at once.
+const signSubject = "$KV." + BucketLeases + ".sign."
 
-// signs gives a sign of life each second until ctx ends. While the connection is
-// away none is kept for later: it would hide that the bus was away.
-func (l *Leases) signs(ctx context.Context) {
+// signKeys is for how many seconds an outage is remembered: soon after it, it is told.
+const signKeys = 64
+
+// errNoPulse ends a session, and refuses leases until the next one: this process
+// or the bus stood still, or a clock was set. Whether it was the bus has to be
+// found out first.
+var errNoPulse = errors.New("no sign of life was stored for too long")
+
+// pulse is when the last sign of life was stored, by this process's clocks. The
+// zero value is never.
+type pulse struct {
+	mu   sync.Mutex
+	last time.Time
+}
+
+func (p *pulse) beat(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.last = now
+}
+
+// missed reports whether the last one is too long ago. The monotonic clock stands
+// still while the machine is suspended, the wall clock leaps when it is set.
+func (p *pulse) missed(now time.Time, after time.Duration) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return now.Sub(p.last) > after || now.Round(0).Sub(p.last.Round(0)).Abs() > after
+}
+
+// signs gives a sign of life each second until ctx ends, or until one was missed.
+// While the connection is away none is kept for later: it would hide that the bus
+// was away.
+func (l *Leases) signs(ctx context.Context) error {
 	t := time.NewTicker(leaseRenew)
 	defer t.Stop()
 	for {
-		if err := l.sign(ctx); err != nil && ctx.Err() == nil {
+		now := time.Now()
+		if l.pulse.missed(now, l.outageAfter) {
+			return errNoPulse
+		}
+		if err := l.sign(ctx); err == nil {
+			l.pulse.beat(now)
+		} else if ctx.Err() == nil {
 			l.log.Debug("sign of life was not stored", "error", err)
 		}
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-t.C:
 		}
 	}
@@ -45,7 +85,15 @@ func (l *Leases) sign(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = l.c.storeNow(ctx, &nats.Msg{Subject: signSubject, Data: b, Header: nats.Header{}})
+	// One key after the other, none left out, and all processes at about the same:
+	// so they remember a minute, however many they are.
+	if now := time.Now().Unix(); max(now-l.signed, l.signed-now) > 2 {
+		l.signed = now
+	}
+	key := strconv.FormatInt(l.signed%signKeys, 10)
+	if _, err = l.c.storeNow(ctx, &nats.Msg{Subject: signSubject + key, Data: b, Header: nats.Header{}}); err == nil {
+		l.signed++
+	}
 	return err
 }
 
@@ -54,11 +102,11 @@ func (l *Leases) sign(ctx context.Context) error {
 // of services. It has to be called before the first write after connecting, and
 // by every process that writes: otherwise the first write hides the outage.
 func (c *Conn) tellOutage(ctx context.Context, after time.Duration) error {
-	from, to, err := c.lastSign(ctx, after)
+	from, to, err := c.lastGap(ctx, after)
 	if err != nil {
 		return fmt.Errorf("look for an outage: %w", err)
 	}
-	if from.IsZero() || to.Sub(from) <= after {
+	if from.IsZero() {
 		return nil
 	}
 	b, err := events.Encode(
@@ -73,8 +121,9 @@ func (c *Conn) tellOutage(ctx context.Context, after time.Duration) error {
 	return err
 }
 
-// lastSign returns the bus time of the last sign of life before now, which is to.
-func (c *Conn) lastSign(ctx context.Context, after time.Duration) (from, to time.Time, err error) {
+// lastGap returns the last time for which nobody gave a sign of life for longer
+// than after; the zero time where there was none lately.
+func (c *Conn) lastGap(ctx context.Context, after time.Duration) (from, to time.Time, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	var states [3]jetstream.StreamState
@@ -89,24 +138,45 @@ func (c *Conn) lastSign(ctx context.Context, after time.Duration) (from, to time
 			to = info.TimeStamp
 		}
 	}
-	note := func(t time.Time) {
-		if t.After(from) {
-			from = t
-		}
-	}
-	for _, s := range states[:2] {
-		if s.Msgs > 0 {
-			note(s.LastTime)
-		}
-	}
-	t, err := c.lastResult(ctx, states[2], to, after)
+	signs, err := c.lifeSigns(ctx)
 	if err != nil {
 		return from, to, err
 	}
-	note(t)
-	t, err = c.lastLease(ctx)
-	note(t)
-	return from, to, err
+	for _, s := range states[:2] {
+		if s.Msgs > 0 {
+			signs = append(signs, s.LastTime)
+		}
+	}
+	from, to = gap(signs, to, after)
+	result, err := c.lastResult(ctx, states[2], to, after)
+	if err != nil {
+		return time.Time{}, to, err
+	}
+	if result.After(from) {
+		from = result
+	}
+	if to.Sub(from) <= after {
+		from = time.Time{}
+	}
+	return from, to, nil
+}
+
+// gap returns the last time without signs that is longer than after. Where there is
+// none, both times are now; from is zero where there are no signs at all.
+func gap(signs []time.Time, now time.Time, after time.Duration) (from, to time.Time) {
+	slices.SortFunc(signs, func(a, b time.Time) int { return b.Compare(a) }) // the newest first
+	to = now
+	known := time.Time{}
+	for _, from := range signs {
+		if from.After(now) { // the clock was set back
+			continue
+		}
+		if to.Sub(from) > after {
+			return from, to
+		}
+		to, known = from, now
+	}
+	return known, now
 }
 
 // lastResult is when the last result was stored, but for those that clients
@@ -150,23 +220,23 @@ func (c *Conn) lastResult(ctx context.Context, s jetstream.StreamState, now time
 	return s.LastTime, nil
 }
 
-// lastLease is when somebody last wrote a lease or a sign of life. The marks that
-// the server leaves where a lease ended by itself are none.
-func (c *Conn) lastLease(ctx context.Context) (last time.Time, err error) {
+// lifeSigns are the times at which the leases and signs that are kept were written.
+// The marks that the server leaves where a lease ended by itself are none.
+func (c *Conn) lifeSigns(ctx context.Context) (signs []time.Time, err error) {
 	f, err := c.follow(ctx, streamLeases, 0)
 	if err != nil {
-		return last, err
+		return nil, err
 	}
 	defer f.close()
 	for left := f.pending > 0; left; {
 		m, meta, err := f.next(ctx)
 		if err != nil {
-			return last, err
+			return nil, err
 		}
-		if m.Headers().Get(markerReason) == "" && meta.Timestamp.After(last) {
-			last = meta.Timestamp
+		if m.Headers().Get(markerReason) == "" {
+			signs = append(signs, meta.Timestamp)
 		}
 		left = meta.NumPending > 0
 	}
-	return last, nil
+	return signs, nil
 }

@@ -123,3 +123,63 @@ func TestLeasesTellAnOutageFirst(t *testing.T) {
 	}))
 	is.True(told) // before the first lease
 }
+
+// An outage is found in what is remembered, although somebody wrote since, and
+// whatever the clock did.
+func TestGap(t *testing.T) {
+	now := time.Now()
+	ago := func(seconds ...int) (out []time.Time) {
+		for _, s := range seconds {
+			out = append(out, now.Add(-time.Duration(s)*time.Second))
+		}
+		return out
+	}
+	for name, tt := range map[string]struct {
+		signs    []time.Time
+		from, to time.Time
+	}{
+		"nothing is known":                 {nil, time.Time{}, now},
+		"all is well":                      {ago(3, 1, 2), now, now},
+		"nobody is there":                  {ago(63, 62, 61), ago(61)[0], now},
+		"what was under way came since":    {ago(63, 62, 0, 1), ago(62)[0], ago(1)[0]},
+		"the last of two":                  {ago(90, 60, 59, 20, 19, 10), ago(59)[0], ago(20)[0]},
+		"ten seconds are none":             {ago(10), now, now},
+		"the clock was set back meanwhile": {ago(-3600, -3599, 1), now, now},
+	} {
+		t.Run(name, func(t *testing.T) {
+			is := is.New(t)
+			from, to := gap(tt.signs, now, OutageAfter)
+			is.Equal(from, tt.from)
+			is.Equal(to, tt.to)
+		})
+	}
+}
+
+// A process that stood still, or whose clock was set, has no pulse: it looks for
+// an outage before it holds anything again.
+func TestPulse(t *testing.T) {
+	is := is.New(t)
+	var p pulse
+	now := time.Now()
+	is.True(p.missed(now, OutageAfter)) // at the start
+	p.beat(now)
+	is.True(!p.missed(now.Add(10*time.Second), OutageAfter))
+	is.True(p.missed(now.Add(11*time.Second), OutageAfter))      // both clocks
+	is.True(p.missed(now.Round(0).Add(time.Hour), OutageAfter))  // the wall clock alone
+	is.True(p.missed(now.Round(0).Add(-time.Hour), OutageAfter)) // or set back
+}
+
+// A hold that returns at once again and again rests for longer and longer; one
+// that lasted begins anew.
+func TestLeaseRests(t *testing.T) {
+	is := is.New(t)
+	m := &leaseManager{rests: map[int]time.Duration{}}
+	now := time.Now()
+	for _, want := range []time.Duration{time.Second, 8 * time.Second, 64 * time.Second, 5 * time.Minute, 5 * time.Minute} {
+		is.Equal(m.rest(&tenure{partition: 7, returned: true, began: now}, now), now.Add(want))
+	}
+	is.Equal(m.rest(&tenure{partition: 8, returned: true, began: now}, now), now.Add(time.Second))
+	is.Equal(m.rest(&tenure{partition: 7, returned: true, began: now.Add(-time.Minute)}, now), now.Add(time.Second))
+	is.Equal(m.rest(&tenure{partition: 7, again: now}, now), now) // released
+	is.Equal(m.rest(&tenure{partition: 7, returned: true, began: now}, now), now.Add(time.Second))
+}

@@ -27,6 +27,7 @@ func TestNothingIsStoredLate(t *testing.T) {
 	s.Close()
 	<-lost
 	l := NewLeases(c, LeaseOptions{Group: "a", Partitions: 1, Holder: "h", Name: "n"})
+	l.pulse.beat(time.Now())
 	tenure := &tenure{l: l}
 	is.True(errors.Is(tenure.acquire(t.Context(), &validity{}), errAway))
 	is.True(errors.Is(l.sign(t.Context()), errAway))
