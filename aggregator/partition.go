@@ -248,7 +248,7 @@ func (p *partition) consume(ctx context.Context, m jetstream.Msg) error {
 	case events.TickAll:
 		p.outage(m, now)
 	default:
-		err = p.result(ctx, m, now)
+		err = p.result(ctx, m, position, now)
 	}
 	if err != nil {
 		return err
@@ -260,9 +260,9 @@ func (p *partition) consume(ctx context.Context, m jetstream.Msg) error {
 	return nil
 }
 
-func (p *partition) result(ctx context.Context, m jetstream.Msg, now time.Time) error {
+func (p *partition) result(ctx context.Context, m jetstream.Msg, position uint64, now time.Time) error {
 	p.a.stats.results.Add(1)
-	in, err := bus.ReadResult(m)
+	in, err := bus.ReadStoredResult(m, position, now)
 	if err != nil {
 		p.reject(ctx, m, in.Host, in.Check, err.Error())
 		return nil

@@ -134,33 +134,48 @@ type Incoming struct {
 }
 
 // ReadResult reads a message of the stream RESULTS: a CloudEvent, or a bare JSON
-// object with a status. Where the error is not nil, the fields that could be read are set.
+// object with a status. Where the error is not nil, the fields that could be
+// read are set. The document of the result is a part of the message.
 func ReadResult(m jetstream.Msg) (Incoming, error) {
 	meta, err := m.Metadata()
 	if err != nil {
 		return Incoming{}, fmt.Errorf("read a stored result: %w", err)
 	}
-	in := Incoming{Position: meta.Sequence.Stream, Stored: meta.Timestamp, Observed: meta.Timestamp}
+	return ReadStoredResult(m, meta.Sequence.Stream, meta.Timestamp)
+}
+
+// ReadStoredResult is [ReadResult] of a message whose position and bus time are
+// known.
+func ReadStoredResult(m Msg, position uint64, stored time.Time) (Incoming, error) {
+	in := Incoming{Position: position, Stored: stored, Observed: stored}
 	addr, err := events.ParseSubject(m.Subject())
 	in.Host, in.Check, in.Polled = addr.Host, addr.Check, addr.Kind == "polled"
 	if err != nil {
 		return in, err
 	}
-	e, err := ReadEvent(m)
-	switch {
-	case errors.Is(err, errBare):
+	id, at, r, err := readResult(m)
+	if errors.Is(err, errBare) {
 		in.ID = fmt.Sprintf("%s.%d", StreamResults, in.Position)
 		return in, bareResult(m.Data(), &in.Result)
-	case err != nil:
-		return in, err
-	case e.Type() != events.TypeResult:
-		return in, fmt.Errorf("%w: its type is %s, here only %s is read", events.ErrResult, e.Type(), events.TypeResult)
 	}
-	in.ID = e.ID()
-	if !e.Time().IsZero() {
-		in.Observed = e.Time()
+	in.ID, in.Result = id, r
+	if !at.IsZero() {
+		in.Observed = at
 	}
-	return in, events.DataAs(e, &in.Result)
+	return in, err
+}
+
+// readResult reads the event of a result. Our own processes send it with one
+// header, in one form.
+func readResult(m Msg) (id string, at time.Time, r events.Result, err error) {
+	if ct := m.Headers()["Content-Type"]; len(ct) == 1 && ct[0] == events.ContentType {
+		return events.DecodeResult(m.Data())
+	}
+	e, err := ReadEvent(m)
+	if err != nil {
+		return "", at, r, err
+	}
+	return events.ResultOf(e)
 }
 
 func bareResult(data []byte, r *events.Result) error {

@@ -35,6 +35,9 @@ type Header struct {
 
 // Encode returns the structured CloudEvent of h with data as JSON.
 func Encode(h Header, data any) ([]byte, error) {
+	if b, ok := encodeLean(h, data); ok {
+		return b, nil
+	}
 	e, err := New(h, data)
 	if err != nil {
 		return nil, err

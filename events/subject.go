@@ -81,6 +81,9 @@ func tokenByte(c byte) bool {
 // ParseToken reads what [Token] wrote, and nothing else: each name has exactly
 // one token. The error wraps [ErrSubject].
 func ParseToken(token string) (string, error) {
+	if token != "" && Token(token) == token {
+		return token, nil
+	}
 	b := make([]byte, 0, len(token))
 	for i := 0; i < len(token); i++ {
 		c := token[i]
@@ -225,7 +228,11 @@ type Address struct {
 // result, polled, status and commit, and the stored form of results, which has
 // a partition before the host. The error wraps [ErrSubject] or [ErrName].
 func ParseSubject(subject string) (Address, error) {
-	t := strings.Split(subject, ".")
+	var room [8]string // more than any subject of ours has
+	t := room[:0]
+	for token := range strings.SplitSeq(subject, ".") {
+		t = append(t, token)
+	}
 	if len(t) < 3 || t[0] != "megaphone" {
 		return Address{}, fmt.Errorf("%w: %q", ErrSubject, subject)
 	}
@@ -247,8 +254,7 @@ func ParseSubject(subject string) (Address, error) {
 			return a, fmt.Errorf("%w: %q must end in <host>.<check>", ErrSubject, subject)
 		}
 	case "status", "commit":
-		want := map[string]int{"host": 2, "check": 3}[names[0]]
-		if len(names) != want {
+		if want := map[string]int{"host": 2, "check": 3}[names[0]]; len(names) != want {
 			return a, fmt.Errorf("%w: %q", ErrSubject, subject)
 		}
 		names = names[1:]

@@ -76,9 +76,14 @@ func Sequence(n uint64) string { return fmt.Sprintf("%020d", n) }
 
 // SubjectName is the CloudEvents subject: hosts/<host>/checks/<check>, or with
 // an empty check hosts/<host>; plain names.
-func SubjectName(host, check string) string {
-	if check == "" {
-		return "hosts/" + host
+func SubjectName(host, check string) string { return string(appendSubjectName(nil, host, check)) }
+
+func appendSubjectName(b []byte, host, check string) []byte {
+	b = append(b, "hosts/"...)
+	b = append(b, host...)
+	if check != "" {
+		b = append(b, "/checks/"...)
+		b = append(b, check...)
 	}
-	return "hosts/" + host + "/checks/" + check
+	return b
 }

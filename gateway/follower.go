@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -140,7 +141,9 @@ func (f *Follower) followStreams(ctx context.Context) error {
 			policy: jetstream.DeliverLastPerSubjectPolicy, apply: f.applyChange,
 		},
 		{
-			stream: bus.StreamResults, subjects: []string{"megaphone.result.>", "megaphone.polled.>"},
+			// Ticks are read along: with two filters the server looks at all subjects
+			// for each message, which costs it several times as much.
+			stream: bus.StreamResults, subjects: []string{">"},
 			policy: jetstream.DeliverLastPerSubjectPolicy, apply: f.applyResult,
 		},
 	}
@@ -171,6 +174,9 @@ func (f *Follower) followStreams(ctx context.Context) error {
 	})
 	return g.Wait()
 }
+
+// tickPrefix is that of the subjects of ticks, which lie among the results.
+var tickPrefix = strings.TrimSuffix(events.TickSubjects, "*")
 
 // source reads one stream, for ever.
 type source struct {
@@ -354,8 +360,11 @@ func (f *Follower) applyChange(m jetstream.Msg, meta *jetstream.MsgMetadata, liv
 	f.tell.add(Told{Position: meta.Sequence.Stream, Event: e, Host: addr.Host, Check: addr.Check})
 }
 
-func (f *Follower) applyResult(m jetstream.Msg, _ *jetstream.MsgMetadata, _ bool) {
-	in, err := bus.ReadResult(m)
+func (f *Follower) applyResult(m jetstream.Msg, meta *jetstream.MsgMetadata, _ bool) {
+	if strings.HasPrefix(m.Subject(), tickPrefix) {
+		return
+	}
+	in, err := bus.ReadStoredResult(m, meta.Sequence.Stream, meta.Timestamp)
 	if err != nil {
 		return // the aggregator tells of it
 	}

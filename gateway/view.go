@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"slices"
@@ -262,16 +263,30 @@ func (c *checkEntry) count(in bus.Incoming) {
 		if in.Polled {
 			c.state.Order = in.Result.Order()
 		}
-		c.last, c.lastAt = in.Result, in.Position
+		c.keep(in)
 	case in.Position == c.applied && c.known(): // its transition came first
-		c.last, c.lastAt = in.Result, in.Position
+		c.keep(in)
 	case !c.known() && !refused:
 		if len(c.early) == maxEarly {
 			c.early = c.early[1:]
 		}
+		in.Result.Document = bytes.Clone(in.Result.Document)
 		c.early = append(c.early, in)
 	default:
 		c.dropped = max(c.dropped, in.Position)
+	}
+}
+
+// keep notes the newest result that counts. Its document is a part of a message,
+// which is not kept.
+func (c *checkEntry) keep(in bus.Incoming) {
+	had := c.last.Document
+	c.last, c.lastAt = in.Result, in.Position
+	switch {
+	case bytes.Equal(had, in.Result.Document):
+		c.last.Document = had
+	default:
+		c.last.Document = bytes.Clone(in.Result.Document)
 	}
 }
 
