@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"sync"
 	"time"
@@ -20,15 +21,17 @@ type Server struct {
 	localPassword string
 	url           string
 	creds         string
+	dir           string
+	log           *slog.Logger
 	close         func()
 }
 
 // Start runs a server and returns once it takes connections; ctx bounds the
-// start alone. The caller closes the server. Every error is one line that says
+// start alone. The caller closes the server, and lets [Server.Run] watch over it. Every error is one line that says
 // what is wrong and, where there is something to choose, which flag chooses it.
 func Start(ctx context.Context, o Options) (*Server, error) {
 	o = o.withDefaults()
-	s := &Server{localPassword: rand.Text(), creds: filepath.Join(o.Dir, CredsFile)}
+	s := &Server{localPassword: rand.Text(), creds: filepath.Join(o.Dir, CredsFile), dir: o.Dir, log: o.Logger}
 	no, err := o.nats(s.localPassword)
 	if err != nil {
 		return nil, err

@@ -210,6 +210,7 @@ func (p *instance) connectEmbedded(ctx context.Context) error {
 	}
 	p.server, p.ready.Bus = s, s.URL()
 	p.actors.onStop("bus", s.Close)
+	p.actors.start("disk of the bus", s.Run)
 	nc, err := s.Connect(nats.Name("megaphone "+p.name), nats.CustomInboxPrefix(bus.RoleInbox), nats.MaxReconnects(-1))
 	if err != nil {
 		return err
