@@ -364,11 +364,11 @@ func (l *loading) fromCache(ctx context.Context, known map[string]bool) (n int, 
 	urls := r.cache.read()
 	for _, id := range slices.Sorted(maps.Keys(urls)) {
 		subject, kind, data, err := cached(r.o.Local, id, urls[id])
-		if err != nil {
-			r.log.Warn("an entry of the cache file cannot be registered", "file", r.o.Cache, "id", id, "error", err)
+		if known[subject] || l.last(subject) > 0 {
 			continue
 		}
-		if known[subject] || l.last(subject) > 0 {
+		if err != nil {
+			r.log.Warn("an entry of the cache file cannot be registered", "file", r.o.Cache, "id", id, "error", err)
 			continue
 		}
 		if id == events.GlobalID {
