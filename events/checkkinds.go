@@ -89,6 +89,16 @@ var ErrLocal = errors.New("only from checks.d on the host itself")
 // configuration owns; the name of the file follows.
 const OriginFile = "file:"
 
+// OriginDiscovered begins the origin of a registration that a rule of the local
+// configuration made; the name of the rule follows.
+const OriginDiscovered = "discovered:"
+
+// LocalOrigin reports whether an origin is one of the local configuration, which
+// nothing that comes over the network may claim.
+func LocalOrigin(origin string) bool {
+	return strings.HasPrefix(origin, OriginFile) || strings.HasPrefix(origin, OriginDiscovered)
+}
+
 // Local reports whether the check runs a program or looks at the machine itself.
 func (r Registration) Local() bool {
 	t, err := r.Target()
@@ -104,7 +114,7 @@ func (r Registration) Local() bool {
 // workers, without opening it.
 func (r Registration) validateLocal(t Target, strict bool) error {
 	k, ok := FindCheckKind(t.Addr)
-	if !ok || !k.Local || strings.HasPrefix(r.Origin, OriginFile) || k.Scheme == "file" && !strict {
+	if !ok || !k.Local || LocalOrigin(r.Origin) || k.Scheme == "file" && !strict {
 		return nil
 	}
 	return fmt.Errorf("%w: a check of kind %s is taken %w: nothing that is registered over the network can run a program or read a file",

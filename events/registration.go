@@ -39,7 +39,7 @@ type Registration struct {
 	StartPeriod Duration          `json:"start_period,omitzero"` // failures within it are shown as pending
 	Labels      map[string]string `json:"labels,omitempty"`
 	Pool        string            `json:"pool,omitempty"`   // which workers may poll it; see PoolName
-	Origin      string            `json:"origin,omitempty"` // who registered it: http, cli, nats, push, cache, or file:NAME
+	Origin      string            `json:"origin,omitempty"` // who registered it: http, cli, nats, push, cache, file:NAME or discovered:RULE
 }
 
 // Target is what the url of a registration says.

@@ -128,8 +128,8 @@ func (s *Server) callRegister(ctx context.Context, body []byte) (any, error) {
 		return nil, err
 	}
 	reg.Host = host
-	if reg.Origin == "" || strings.HasPrefix(reg.Origin, filePrefix) {
-		reg.Origin = "nats" // files are the configuration's alone
+	if reg.Origin == "" || events.LocalOrigin(reg.Origin) {
+		reg.Origin = "nats" // those are the configuration's alone
 	}
 	if err := reg.ValidateStrict(); err != nil {
 		return nil, err

@@ -38,9 +38,12 @@ type Config struct {
 	// Local returns what this process's own files register as a check. Checks of
 	// local kinds are looked at only if it knows them just as the bus does: anyone
 	// could have put them there. It must be safe for concurrent use; nil for none.
-	Local  func(host, check string) (events.Registration, bool)
-	Kinds  Kinds        // checks of further schemes
-	Logger *slog.Logger // nil discards
+	Local func(host, check string) (events.Registration, bool)
+	// Discovery is run while the worker polls the checks of Host; nil for none. It
+	// has the same Host.
+	Discovery *Discovery
+	Kinds     Kinds        // checks of further schemes
+	Logger    *slog.Logger // nil discards
 }
 
 func (c Config) withDefaults() Config {
@@ -80,4 +83,12 @@ func (c Config) pools() []string {
 		return []string{c.Pool}
 	}
 	return []string{c.Pool, own}
+}
+
+// discovery is what is run beside the polls of a pool; nil for none.
+func (c Config) discovery(pool string) *Discovery {
+	if c.Host == "" || pool != "@"+c.Host {
+		return nil
+	}
+	return c.Discovery
 }

@@ -11,9 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/godbus/dbus/v5"
-	"github.com/godbus/dbus/v5/prop"
 	"github.com/looprock/megaphone/pollers"
+	"github.com/looprock/megaphone/pollers/systemdtest"
 	"github.com/matryer/is"
 )
 
@@ -86,59 +85,8 @@ func TestProcess(t *testing.T) {
 	}
 }
 
-// manager is what systemd is asked for, on a private bus: a stand-in where there
-// is no systemd to ask.
-type manager struct{ known map[string]string }
-
-// LoadUnit is a method of org.freedesktop.systemd1.Manager.
-func (m manager) LoadUnit(name string) (dbus.ObjectPath, *dbus.Error) {
-	if m.known[name] == "" {
-		name = "none"
-	}
-	return unitPath(name), nil
-}
-
-func unitPath(name string) dbus.ObjectPath {
-	return dbus.ObjectPath("/org/freedesktop/systemd1/unit/" + strings.NewReplacer(".", "_2e", "-", "_2d").Replace(name))
-}
-
-// standIn starts a private bus with units in the given states, "active/running".
-func standIn(t *testing.T, units map[string]string) {
-	daemon := real(t, "dbus-daemon")
-	dir := t.TempDir()
-	address := "unix:path=" + dir + "/bus"
-	background(t, daemon, "--session", "--nofork", "--nopidfile", "--address="+address)
-	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", address)
-	var conn *dbus.Conn
-	var err error
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		if conn, err = dbus.Connect(address); err == nil {
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatal(err)
-		}
-	}
-	t.Cleanup(func() { conn.Close() })
-	must(t, conn.Export(manager{units}, "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"))
-	put := func(name, load, active, sub string) {
-		p := func(s string) *prop.Prop { return &prop.Prop{Value: s} }
-		_, err := prop.Export(conn, unitPath(name), prop.Map{"org.freedesktop.systemd1.Unit": {
-			"LoadState": p(load), "ActiveState": p(active), "SubState": p(sub), "Description": p("the " + name),
-		}})
-		must(t, err)
-	}
-	put("none", "not-found", "inactive", "dead")
-	for name, state := range units {
-		active, sub, _ := strings.Cut(state, "/")
-		put(name, "loaded", active, sub)
-	}
-	_, err = conn.RequestName("org.freedesktop.systemd1", 0)
-	must(t, err)
-}
-
 func TestSystemd(t *testing.T) {
-	standIn(t, map[string]string{
+	systemdtest.Start(t, real(t, "dbus-daemon"), map[string]string{
 		"nginx.service": "active/running", "db.service": "failed/failed", "slow.service": "activating/start", "backup.service": "inactive/dead", "my-app.timer": "active/waiting",
 	})
 	for name, tt := range map[string]struct {

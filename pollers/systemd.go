@@ -42,46 +42,55 @@ func checkUnit(ctx context.Context, t events.Target, o events.Options) Finding {
 // systemBus is where the system's bus is, unless the environment says otherwise.
 const systemBus = "unix:path=/run/dbus/system_bus_socket"
 
-// unitProperties asks on a connection of its own, which ends with ctx: libraries
+// systemd1 is the name of systemd on D-Bus, and of its interfaces.
+const systemd1 = "org.freedesktop.systemd1"
+
+// unitProperties asks for everything about a unit.
+func unitProperties(ctx context.Context, unit string) (properties map[string]dbus.Variant, err error) {
+	err = onSystemBus(ctx, func(conn *dbus.Conn) error {
+		var object dbus.ObjectPath
+		err := conn.Object(systemd1, "/org/freedesktop/systemd1").CallWithContext(ctx, systemd1+".Manager.LoadUnit", 0, unit).Store(&object)
+		if err == nil {
+			err = conn.Object(systemd1, object).CallWithContext(ctx, "org.freedesktop.DBus.Properties.GetAll", 0, systemd1+".Unit").Store(&properties)
+		}
+		if err != nil {
+			return plainly(ctx, unit, err)
+		}
+		return nil
+	})
+	return properties, err
+}
+
+// onSystemBus asks on a connection of its own, which ends with ctx: libraries
 // wait for ever for a bus that accepts and says nothing.
-func unitProperties(ctx context.Context, unit string) (map[string]dbus.Variant, error) {
+func onSystemBus(ctx context.Context, ask func(*dbus.Conn) error) error {
 	address := os.Getenv("DBUS_SYSTEM_BUS_ADDRESS")
 	if address == "" {
 		address = systemBus
 	}
 	path, ok := strings.CutPrefix(address, "unix:path=")
 	if !ok {
-		return nil, fmt.Errorf("%q is not unix:path=PATH", address)
+		return fmt.Errorf("%q is not unix:path=PATH", address)
 	}
 	path, _, _ = strings.Cut(path, ",")
 	raw, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
 	if err != nil {
-		return nil, plainly(ctx, path, err)
+		return plainly(ctx, path, err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = raw.Close() }) // it is given up
 	defer stop()
 	conn, err := dbus.NewConn(raw)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer conn.Close()
 	if err := conn.Auth([]dbus.Auth{dbus.AuthExternal(strconv.Itoa(os.Geteuid()))}); err != nil {
-		return nil, plainly(ctx, path, err)
+		return plainly(ctx, path, err)
 	}
 	if err := conn.Hello(); err != nil {
-		return nil, plainly(ctx, path, err)
+		return plainly(ctx, path, err)
 	}
-	const name = "org.freedesktop.systemd1"
-	var object dbus.ObjectPath
-	if err := conn.Object(name, "/org/freedesktop/systemd1").CallWithContext(ctx, name+".Manager.LoadUnit", 0, unit).Store(&object); err != nil {
-		return nil, plainly(ctx, unit, err)
-	}
-	var properties map[string]dbus.Variant
-	err = conn.Object(name, object).CallWithContext(ctx, "org.freedesktop.DBus.Properties.GetAll", 0, name+".Unit").Store(&properties)
-	if err != nil {
-		return nil, plainly(ctx, unit, err)
-	}
-	return properties, nil
+	return ask(conn)
 }
 
 // unasked is the finding where systemd could not be asked.

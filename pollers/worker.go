@@ -103,7 +103,14 @@ func (w *Worker) Run(ctx context.Context) error {
 // share polls the part of a pool that this worker gets.
 func (w *Worker) share(ctx context.Context, leases *bus.Leases, pool string) error {
 	return leases.Run(ctx, func(ctx context.Context, lease bus.Lease) {
+		discovery := w.conf.discovery(pool)
+		if discovery != nil {
+			discovery.begin(ctx)
+		}
 		s := w.open(ctx, pool, lease)
+		if discovery != nil {
+			discovery.run(ctx)
+		}
 		<-ctx.Done()
 		w.close(s)
 	})

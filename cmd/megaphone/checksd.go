@@ -1,20 +1,11 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"strings"
-	"time"
 
-	"github.com/fsnotify/fsnotify"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/looprock/megaphone/bus"
@@ -24,12 +15,7 @@ import (
 // originFile begins the origin of checks that a file owns; the file's base name follows.
 const originFile = events.OriginFile
 
-const (
-	checksDSettle = 100 * time.Millisecond // after the last change: editors write, rename and change modes
-	checksDAgain  = 30 * time.Second       // for what was missed: network file systems, a bus that was away
-	maxChecksFile = 8 << 20                // bytes
-	checksDAtOnce = 256                    // registrations under way
-)
+const checksDAtOnce = 256 // registrations under way
 
 // registrar is the part of a registry that checks.d needs.
 type registrar interface {
@@ -43,15 +29,13 @@ type registrar interface {
 // holds one registration or a list of them, and owns them: what is gone from it
 // is deregistered. A file that cannot be read changes nothing.
 type checksDir struct {
-	path  string
+	jsonDir
 	host  string // of registrations that name none
 	alone bool   // nobody else registers from files on this bus
 	reg   registrar
-	log   *slog.Logger
 
 	local      *localChecks
 	registered map[checkName]string // by this process: its origin
-	told       map[string]string    // by file: the last fault that was logged
 }
 
 type checkName struct{ host, id string }
@@ -62,53 +46,14 @@ type checkName struct{ host, id string }
 // registered: a worker on its own needs to know what its host's files say.
 func newChecksDir(path, host string, alone bool, reg registrar, log *slog.Logger) *checksDir {
 	return &checksDir{
-		path: path, host: host, alone: alone, reg: reg, log: log.With("component", "checks.d"), local: &localChecks{},
-		registered: map[checkName]string{}, told: map[string]string{},
+		jsonDir: newJSONDir(path, "checks.d", "its checks stay as they were", log),
+		host:    host, alone: alone, reg: reg, local: &localChecks{}, registered: map[checkName]string{},
 	}
 }
 
 // Run follows the directory until ctx ends, then returns nil. The caller has
-// called Sync once. A directory that does not exist is empty.
-func (d *checksDir) Run(ctx context.Context) error {
-	w, err := fsnotify.NewWatcher()
-	if err != nil {
-		return fmt.Errorf("watch %s: %w", d.path, err)
-	}
-	defer w.Close()
-	d.watch(w)
-	timer := time.NewTimer(checksDAgain)
-	defer timer.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case e := <-w.Events:
-			if interesting(e.Name) {
-				timer.Reset(checksDSettle)
-			}
-		case err := <-w.Errors:
-			d.log.Warn("watch checks.d", "dir", d.path, "error", err)
-			timer.Reset(checksDSettle)
-		case <-timer.C:
-			d.watch(w)
-			d.Sync(ctx)
-			timer.Reset(checksDAgain)
-		}
-	}
-}
-
-// watch adds the directory, again if it was removed and made anew.
-func (d *checksDir) watch(w *fsnotify.Watcher) {
-	if err := w.Add(d.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		d.fault(d.path, err)
-	}
-}
-
-// interesting is false for what editors leave beside a file.
-func interesting(path string) bool {
-	name := filepath.Base(path)
-	return filepath.Ext(name) == ".json" && !strings.HasPrefix(name, ".")
-}
+// called Sync once.
+func (d *checksDir) Run(ctx context.Context) error { return d.follow(ctx, d.Sync) }
 
 // Sync makes the registry equal to the files once. What fails is logged and
 // tried again by Run.
@@ -154,51 +99,15 @@ func (d *checksDir) collect(file string, list []events.Registration, wanted map[
 		}
 		wanted[name] = r
 	}
-	if fault == nil {
-		delete(d.told, file)
-		return
-	}
 	d.fault(file, fault)
-}
-
-// fault logs what is wrong with a file, once until it changes.
-func (d *checksDir) fault(file string, err error) {
-	if text := err.Error(); d.told[file] != text {
-		d.told[file] = text
-		d.log.Error("checks.d: a file is not taken; its checks stay as they were", "file", file, "error", err)
-	}
-}
-
-// files lists the base names of the files, ordered.
-func (d *checksDir) files() ([]string, error) {
-	entries, err := os.ReadDir(d.path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	var names []string
-	for _, e := range entries {
-		if !e.IsDir() && interesting(e.Name()) {
-			names = append(names, e.Name())
-		}
-	}
-	return names, nil // ReadDir orders them
 }
 
 // read returns the registrations of a file, complete and valid.
 func (d *checksDir) read(name string) ([]events.Registration, error) {
-	f, err := os.Open(filepath.Join(d.path, name))
+	list, err := readList[events.Registration](&d.jsonDir, name, "registration")
 	if err != nil {
-		return nil, cause(err)
+		return nil, err
 	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxChecksFile+1))
-	switch {
-	case err != nil:
-		return nil, cause(err)
-	case len(b) > maxChecksFile:
-		return nil, fmt.Errorf("it has more than %d bytes", maxChecksFile)
-	}
-	list, err := parseRegistrations(b)
 	for i := range list {
 		r := &list[i]
 		if r.Host == "" {
@@ -214,31 +123,6 @@ func (d *checksDir) read(name string) ([]events.Registration, error) {
 		if err != nil {
 			return nil, fmt.Errorf("registration %d: %w", i+1, err)
 		}
-	}
-	return list, err
-}
-
-// parseRegistrations reads one registration or a list. Members that do not
-// exist are refused: they are slips of the pen.
-func parseRegistrations(b []byte) ([]events.Registration, error) {
-	b = bytes.TrimSpace(bytes.TrimPrefix(b, []byte("\ufeff")))
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.DisallowUnknownFields()
-	var list []events.Registration
-	var err error
-	if bytes.HasPrefix(b, []byte("[")) {
-		err = dec.Decode(&list)
-	} else {
-		list = make([]events.Registration, 1)
-		err = dec.Decode(&list[0])
-	}
-	if err == nil {
-		if _, more := dec.Token(); !errors.Is(more, io.EOF) {
-			err = errors.New("there is more after the first JSON value; write several registrations as a list")
-		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("not a registration or a list of them: %w", err)
 	}
 	return list, nil
 }

@@ -207,7 +207,7 @@ func TestChecksDFollows(t *testing.T) {
 	go func() { done <- d.Run(ctx) }()
 	written := time.Time{}
 	waitFor(t, "the watch begins", func() bool {
-		if time.Since(written) > 3*checksDSettle { // again: it may have begun after the first time
+		if time.Since(written) > 3*jsonDirSettle { // again: it may have begun after the first time
 			d.write("a.json", `{"id":"x","ttl":1}`)
 			written = time.Now()
 		}

@@ -18,6 +18,7 @@ const (
 	configName    = "megaphone.conf"
 	configSection = "settings"
 	checksDName   = "checks.d"
+	discoverDName = "discover.d"
 	systemConfig  = "/etc/megaphone"
 )
 
@@ -91,19 +92,19 @@ func searchConfig(env func(string) string) string {
 	return ""
 }
 
-// checksDDefault is checks.d beside the file of settings; without one, where
-// that would be looked for. It need not exist yet.
-func checksDDefault(configFile string, env func(string) string) string {
+// besideConfig is a directory beside the file of settings; without that, where it
+// would be looked for. It need not exist yet.
+func besideConfig(name, configFile string, env func(string) string) string {
 	if configFile != "" {
-		return filepath.Join(filepath.Dir(configFile), checksDName)
+		return filepath.Join(filepath.Dir(configFile), name)
 	}
 	for _, dir := range configDirs(env) {
-		path := filepath.Join(dir, checksDName)
+		path := filepath.Join(dir, name)
 		if info, err := os.Stat(path); err == nil && info.IsDir() {
 			return path
 		}
 	}
-	return filepath.Join(systemConfig, checksDName)
+	return filepath.Join(systemConfig, name)
 }
 
 func readSettings(path string) (settings, error) {

@@ -37,25 +37,27 @@ type Config struct {
 	Interval   time.Duration
 	Timeout    time.Duration // of a poll
 
-	RegisterWait time.Duration // how long POST /checks waits for the first result; 0 never
-	ReadyFile    string        // written once everything answers
-	DataMax      int64         // bytes of all streams together
-	Replicas     int           // of the streams, in a cluster
-	TokenFile    string        // one name:token a line
-	PushTokens   string        // one "token host check [ttl]" a line
-	WriteFrom    []netip.Prefix
-	HTTPNames    []string // Host headers that writes without a token may bear
-	Read         string   // "open", or "token": reading needs a token too
-	TLSCert      string   // files in PEM; HTTP is served as HTTPS
-	TLSKey       string
-	TLSClientCA  string // who bears a certificate of these may write
-	Concurrency  int    // polls at once; 0 leaves it to the worker
-	PollAllow    []netip.Prefix
-	PollDeny     []netip.Prefix
-	Credentials  string // directory of what checks name as credentials, ca and client_cert
-	ChecksD      string // directory of registrations; empty for none
-	ChecksDGiven bool   // it was set, so it must exist
-	Verbose      bool   // log more
+	RegisterWait  time.Duration // how long POST /checks waits for the first result; 0 never
+	ReadyFile     string        // written once everything answers
+	DataMax       int64         // bytes of all streams together
+	Replicas      int           // of the streams, in a cluster
+	TokenFile     string        // one name:token a line
+	PushTokens    string        // one "token host check [ttl]" a line
+	WriteFrom     []netip.Prefix
+	HTTPNames     []string // Host headers that writes without a token may bear
+	Read          string   // "open", or "token": reading needs a token too
+	TLSCert       string   // files in PEM; HTTP is served as HTTPS
+	TLSKey        string
+	TLSClientCA   string // who bears a certificate of these may write
+	Concurrency   int    // polls at once; 0 leaves it to the worker
+	PollAllow     []netip.Prefix
+	PollDeny      []netip.Prefix
+	Credentials   string // directory of what checks name as credentials, ca and client_cert
+	ChecksD       string // directory of registrations; empty for none
+	ChecksDGiven  bool   // it was set, so it must exist
+	DiscoverD     string // directory of rules of discovery; empty for none
+	DiscoverGiven bool   // it was set, so it must exist
+	Verbose       bool   // log more
 
 	// Notes are what to log once the log exists, such as settings without effect.
 	Notes []string
@@ -139,6 +141,9 @@ func (c *Config) bind(fs *pflag.FlagSet, p parts) {
 	if p.gateway || p.worker {
 		fs.StringVar(&c.ChecksD, "checks-d", c.ChecksD, "`DIR` of registrations as *.json (default checks.d beside the settings file)")
 	}
+	if p.worker {
+		fs.StringVar(&c.DiscoverD, "discover-d", c.DiscoverD, "`DIR` of rules of discovery as *.json (default discover.d beside the settings file)")
+	}
 	if p.gateway {
 		c.bindGateway(fs)
 	}
@@ -183,7 +188,7 @@ func (c *Config) Load(fs *pflag.FlagSet, env func(string) string) error {
 		}
 		c.given(f.Name)
 	})
-	for _, name := range []string{"host", "checks-d"} {
+	for _, name := range []string{"host", "checks-d", "discover-d"} {
 		if fs.Changed(name) {
 			c.given(name)
 		}
@@ -205,7 +210,10 @@ func (c *Config) Load(fs *pflag.FlagSet, env func(string) string) error {
 		c.Credentials = filepath.Join(c.Data, "credentials")
 	}
 	if !c.ChecksDGiven {
-		c.ChecksD = checksDDefault(c.ConfigFile, env)
+		c.ChecksD = besideConfig(checksDName, c.ConfigFile, env)
+	}
+	if !c.DiscoverGiven {
+		c.DiscoverD = besideConfig(discoverDName, c.ConfigFile, env)
 	}
 	return errors.Join(faults...)
 }
@@ -216,6 +224,8 @@ func (c *Config) given(name string) {
 		c.HostGiven = true
 	case "checks-d":
 		c.ChecksDGiven = true
+	case "discover-d":
+		c.DiscoverGiven = true
 	}
 }
 
@@ -305,11 +315,15 @@ func (c *Config) Validate(p parts) error {
 	wrong(c.TLSCert != "" && c.TLSKey == "", "tls-cert", c.TLSCert, "it needs --tls-key")
 	wrong(c.TLSKey != "" && c.TLSCert == "", "tls-key", c.TLSKey, "it needs --tls-cert")
 	wrong(c.TLSClientCA != "" && c.TLSCert == "", "tls-client-ca", c.TLSClientCA, "it needs --tls-cert and --tls-key")
-	if c.ChecksDGiven && c.ChecksD != "" {
-		info, err := os.Stat(c.ChecksD)
-		wrong(err != nil || !info.IsDir(), "checks-d", c.ChecksD, "it must be a directory")
-	}
+	wrong(c.ChecksDGiven && !isDirectory(c.ChecksD), "checks-d", c.ChecksD, "it must be a directory")
+	wrong(c.DiscoverGiven && !isDirectory(c.DiscoverD), "discover-d", c.DiscoverD, "it must be a directory")
 	return errors.Join(faults...)
+}
+
+// isDirectory reports whether a path is one; an empty one stands for none.
+func isDirectory(path string) bool {
+	info, err := os.Stat(path)
+	return path == "" || err == nil && info.IsDir()
 }
 
 // isAddress reports whether text is ADDR:PORT.

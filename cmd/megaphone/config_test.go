@@ -173,8 +173,8 @@ func TestConfigSearch(t *testing.T) {
 
 	env["XDG_CONFIG_HOME"] = xdg
 	is.NoErr(os.MkdirAll(filepath.Join(xdg, "megaphone", "checks.d"), 0o700))
-	is.Equal(checksDDefault("", get), filepath.Join(xdg, "megaphone", "checks.d"))
-	is.Equal(checksDDefault("/etc/x/megaphone.conf", get), "/etc/x/checks.d") // beside the file
+	is.Equal(besideConfig("checks.d", "", get), filepath.Join(xdg, "megaphone", "checks.d"))
+	is.Equal(besideConfig("checks.d", "/etc/x/megaphone.conf", get), "/etc/x/checks.d") // beside the file
 }
 
 func TestSampleSettings(t *testing.T) {

@@ -32,7 +32,7 @@ func TestSampleConfiguration(t *testing.T) {
 	// CACHE and the original's two names of the same file exclude each other; the
 	// places it names need not exist here.
 	all := setting.ReplaceAllString(string(b), "$1 = ")
-	all = regexp.MustCompile(`(?m)^(CACHEDIR|CACHEFILE|CHECKS_D) = .*$`).ReplaceAllString(all, "")
+	all = regexp.MustCompile(`(?m)^(CACHEDIR|CACHEFILE|CHECKS_D|DISCOVER_D) = .*$`).ReplaceAllString(all, "")
 	for name, file := range map[string]string{"as it is": string(b), "every line": all} {
 		t.Run(name, func(t *testing.T) {
 			is := is.New(t)
@@ -42,4 +42,14 @@ func TestSampleConfiguration(t *testing.T) {
 			is.Equal(c.DataMax, Default().DataMax)
 		})
 	}
+}
+
+// The rules in deploy/discover.d are taken, all of them.
+func TestSampleRules(t *testing.T) {
+	is := is.New(t)
+	d := newDiscoverD(t)
+	d.path = "../../deploy/discover.d"
+	d.Sync(t.Context())
+	is.Equal(d.out.String(), "")
+	is.Equal(d.names, " java nginx jobs app-units services")
 }

@@ -9,19 +9,18 @@ import (
 	"go.uber.org/goleak"
 )
 
-// TestMain makes the test binary stand in for megaphone: tests and scripts find
-// it under both of its names in their PATH.
+// TestMain makes the test binary stand in for megaphone, and for a service that is
+// watched: tests and scripts find it under these names in their PATH.
 func TestMain(m *testing.M) {
-	names := []string{"megaphone", legacyCheckName}
-	for _, name := range names {
-		if filepath.Base(os.Args[0]) == name {
-			os.Exit(mainExit())
-		}
-	}
-	if os.Args[0] == speedTargetName {
+	switch filepath.Base(os.Args[0]) {
+	case "megaphone", legacyCheckName:
+		os.Exit(mainExit())
+	case statusdName:
+		os.Exit(statusd(os.Args[1:]))
+	case speedTargetName:
 		os.Exit(speedTarget())
 	}
-	os.Exit(runTests(m, names))
+	os.Exit(runTests(m, []string{"megaphone", legacyCheckName, statusdName}))
 }
 
 func runTests(m *testing.M, names []string) int {

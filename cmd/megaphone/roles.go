@@ -8,6 +8,7 @@ import (
 
 	"github.com/looprock/megaphone/aggregator"
 	"github.com/looprock/megaphone/bus"
+	"github.com/looprock/megaphone/events"
 	"github.com/looprock/megaphone/gateway"
 	"github.com/looprock/megaphone/pollers"
 )
@@ -71,9 +72,7 @@ func (p *instance) startWorker(context.Context) error {
 	if len(p.cfg.PollAllow) > 0 {
 		c.Networks = p.cfg.PollAllow
 	}
-	if p.local != nil {
-		c.Local = p.local.Get
-	}
+	c.Local, c.Discovery = p.localCheck, p.found
 	w := pollers.New(c)
 	p.actors.start("worker", w.Run)
 	return nil
@@ -81,6 +80,17 @@ func (p *instance) startWorker(context.Context) error {
 
 // lastViewFile is where the gateway keeps its view, in the data directory.
 const lastViewFile = "view.json"
+
+// localCheck returns what this process's own configuration registers as a check.
+func (p *instance) localCheck(host, check string) (r events.Registration, ok bool) {
+	if p.local != nil {
+		r, ok = p.local.Get(host, check)
+	}
+	if !ok && p.found != nil {
+		r, ok = p.found.Check(host, check)
+	}
+	return r, ok
+}
 
 // never is a wait that is over at once; to the gateway, zero is "not given".
 const never = time.Nanosecond

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"slices"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/looprock/megaphone/bus"
 	"github.com/looprock/megaphone/bus/server"
+	"github.com/looprock/megaphone/pollers"
 )
 
 const (
@@ -64,7 +66,8 @@ type instance struct {
 	conn   *bus.Conn
 	away   bool // the bus was, at the start
 	reg    *bus.Registry
-	local  *localChecks // nil without checks.d
+	local  *localChecks       // nil without checks.d
+	found  *pollers.Discovery // nil without discover.d
 	ready  readiness
 }
 
@@ -106,7 +109,7 @@ func (p *instance) start(ctx context.Context) error {
 		}
 	}
 	for _, step := range []func(context.Context) error{
-		p.startBus, p.startRegistry, p.startChecksD, p.startWorker, p.startGateway,
+		p.startBus, p.startRegistry, p.startChecksD, p.startDiscovery, p.startWorker, p.startGateway,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -263,6 +266,26 @@ func (p *instance) startChecksD(ctx context.Context) error {
 		d.Sync(ctx)
 	}
 	p.actors.start("checks.d", d.Run)
+	return nil
+}
+
+// startDiscovery reads the rules of discovery. The worker looks by them.
+func (p *instance) startDiscovery(ctx context.Context) error {
+	if !p.parts.worker || p.cfg.DiscoverD == "" || p.host == "" {
+		return nil
+	}
+	path := p.data.file("discovered.json")
+	remembered, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("read %s: %w", path, cause(err))
+	}
+	p.found = pollers.NewDiscovery(pollers.DiscoveryConfig{
+		Conn: p.conn, Registry: p.reg, Host: p.host, Logger: p.log, Remembered: remembered,
+		Remember: func(b []byte) error { return writeFile(path, b, 0o600) },
+	})
+	d := newDiscoverDir(p.cfg.DiscoverD, p.host, p.found, p.log)
+	d.Sync(ctx)
+	p.actors.start("discover.d", d.Run)
 	return nil
 }
 
