@@ -32,7 +32,11 @@ type busSetup struct {
 	Addrs    []string // ADDR:PORT of each
 	Creds    string   // file with the role user's name and password
 	Replicas int
+	Links    map[string][]*relay // ways between a node of a cluster, by its name, and the others
 }
+
+// serve is the name of the process with an embedded server.
+const serve = "serve"
 
 // URL is what clients connect to.
 func (b busSetup) URL() string { return "nats://" + strings.Join(b.Addrs, ",nats://") }
@@ -75,14 +79,14 @@ func newBus(kind, dir string, bin programs, make func(name, path string, args ..
 func embeddedBus(dir string, bin programs, make func(name, path string, args ...string) *process) (busSetup, error) {
 	bus, port := freeAddress(), freeAddress()
 	_, port, err := net.SplitHostPort(port)
-	data := filepath.Join(dir, "serve")
-	p := make("serve", bin.Megaphone, "serve", "--bus-listen", bus, "--listen", "127.0.0.1", "--port", port, "--host", "serve")
+	data := filepath.Join(dir, serve)
+	p := make(serve, bin.Megaphone, "serve", "--bus-listen", bus, "--listen", "127.0.0.1", "--port", port, "--host", serve)
 	return busSetup{Procs: []*process{p}, Addrs: []string{bus}, Creds: filepath.Join(data, server.CredsFile), Replicas: 1}, err
 }
 
 // natsServers prepares n nats-servers with Megaphone's permissions.
 func natsServers(n int, dir string, bin programs, make func(name, path string, args ...string) *process) (busSetup, error) {
-	b := busSetup{Creds: filepath.Join(dir, "bus.creds"), Replicas: n}
+	b := busSetup{Creds: filepath.Join(dir, "bus.creds"), Replicas: n, Links: map[string][]*relay{}}
 	password := "p" + rand.Text()
 	err := os.WriteFile(b.Creds, []byte(server.RoleUser+":"+password+"\n"), 0o600)
 	err = errors.Join(err, os.WriteFile(filepath.Join(dir, "nats-permissions.conf"), []byte(server.Permissions()), 0o600))
@@ -92,11 +96,13 @@ func natsServers(n int, dir string, bin programs, make func(name, path string, a
 		b.Addrs = append(b.Addrs, freeAddress())
 	}
 	for i := range n {
-		name := "nats" + strconv.Itoa(i+1)
+		name := nodeName(i)
 		conf := fmt.Sprintf("server_name: %s\nlisten: %s\nmax_payload: 1MB\njetstream { store_dir: %q, max_file_store: 4GiB, sync_interval: \"1s\" }\n"+
 			"include \"nats-permissions.conf\"\n", name, b.Addrs[i], filepath.Join(dir, name))
 		if n > 1 {
-			conf += fmt.Sprintf("cluster { name: torture, no_advertise: true, listen: %s, routes: [ nats://%s ] }\n", routes[i], strings.Join(routes, ", nats://"))
+			others, failed := b.link(i, n, routes)
+			err = errors.Join(err, failed)
+			conf += fmt.Sprintf("cluster { name: torture, no_advertise: true, listen: %s, routes: [ %s ] }\n", routes[i], strings.Join(others, ", "))
 		}
 		file := filepath.Join(dir, name+".conf")
 		err = errors.Join(err, os.WriteFile(file, []byte(conf), 0o600))
@@ -105,6 +111,27 @@ func natsServers(n int, dir string, bin programs, make func(name, path string, a
 		b.Procs = append(b.Procs, p)
 	}
 	return b, err
+}
+
+func nodeName(i int) string { return "nats" + strconv.Itoa(i+1) }
+
+// link makes the ways from node i to the other nodes, and returns their URLs.
+func (b *busSetup) link(i, n int, routes []string) (urls []string, err error) {
+	for j := range n {
+		if j == i {
+			continue
+		}
+		r, failed := newRelay(routes[j:j+1], 0)
+		if failed != nil {
+			err = errors.Join(err, failed)
+			continue
+		}
+		urls = append(urls, r.URL())
+		for _, node := range []string{nodeName(i), nodeName(j)} {
+			b.Links[node] = append(b.Links[node], r)
+		}
+	}
+	return urls, err
 }
 
 // Ports below those that the system gives to outgoing connections, so that a

@@ -4,15 +4,26 @@
 // It starts a bus (embedded, external or a cluster of three), three aggregators,
 // three pollers and two gateways, and registers many checks that flip by a
 // seeded script: half are polled from an HTTP server of its own, half are pushed
-// over HTTP and NATS. Meanwhile processes are killed, stopped, continued and
-// parted from the bus by a seeded plan. A state of the script is held until a
-// gateway shows it, so that each flip has to be a transition in CHANGES. At the
-// end the streams are read back, and [judge], which is pure, compares them with
-// the script.
+// over HTTP and NATS. Six subscribers watch all the time: the iterator of
+// package bus, SSE twice by Go and once by curl, `megaphone watch`, and the plain
+// nats tool
+// with a durable consumer. Meanwhile a seeded plan kills, stops and parts them and
+// the bus. A state of the script is held until a gateway shows it, so that each
+// flip has to be a transition in CHANGES. At the end the streams are read back,
+// and [judge], which is pure, compares them with the script.
+//
+// The faults are in plan.go. Processes are parted by relays, which hold back what
+// is said in both directions and that a connection was closed: links are half
+// open, and what was sent arrives late, as TCP would send it again. Network
+// namespaces with dropped packets would show the same: a pause is far shorter than
+// the minutes after which TCP gives up. A full disk needs root, for a file system
+// in memory; its data is not kept after the run. Where it cannot be made, the run
+// says so and goes without.
 //
 // Files: script.go and plan.go are what the seed decides; process.go, bus.go,
-// relay.go and fleet.go are the processes and their ways to the bus; services.go,
-// pushers.go, driver.go and faults.go carry script and plan out; subscribers.go
-// are those that watch all the time; history.go reads the streams into what
-// evidence.go names; judge.go and silence.go are the verdict.
+// relay.go, disk.go and fleet.go are the processes, their ways to the bus and its
+// disks; services.go, pushers.go, driver.go and faults.go carry script and plan
+// out; subscribers.go and programs.go are those that watch all the time; history.go
+// reads the streams into what evidence.go names; judge.go and silence.go are the
+// verdict.
 package main

@@ -62,11 +62,12 @@ func (d *driver) Run(ctx, more context.Context) error {
 		if err := d.wait(more); err != nil {
 			return err
 		}
-		if ctx.Err() != nil && d.known == len(d.checks) && len(d.mute) == 0 {
-			return nil
-		}
+		over := ctx.Err() != nil
 		if err := d.step(more); err != nil {
 			return err
+		}
+		if over && d.known == len(d.checks) && len(d.mute) == 0 {
+			return d.wait(more) // a whole step that nobody attacked
 		}
 	}
 }

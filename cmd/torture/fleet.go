@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -15,24 +17,31 @@ import (
 )
 
 // programs are the paths of what is started.
-type programs struct{ Megaphone, NATSServer string }
+type programs struct{ Megaphone, NATSServer, NATS string }
 
 // build makes the programs that are not given.
-func build(ctx context.Context, dir, megaphone, kind string) (programs, error) {
-	bin := programs{megaphone, filepath.Join(dir, "nats-server")}
+func build(ctx context.Context, o options) (programs, error) {
+	bin := programs{o.Megaphone, filepath.Join(o.Dir, "nats-server"), o.NATS}
 	var err error
 	if bin.Megaphone == "" {
-		bin.Megaphone = filepath.Join(dir, "megaphone")
+		bin.Megaphone = filepath.Join(o.Dir, "megaphone")
 		err = goBuild(ctx, bin.Megaphone, "github.com/looprock/megaphone/cmd/megaphone")
 	}
-	if kind != embedded {
+	if o.Bus != embedded {
 		err = errors.Join(err, goBuild(ctx, bin.NATSServer, "github.com/nats-io/nats-server/v2"))
+	}
+	if bin.NATS == "" {
+		bin.NATS = filepath.Join(o.Dir, "nats")
+		var root []byte
+		root, failed := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/looprock/megaphone").Output()
+		mod := filepath.Join(strings.TrimSpace(string(root)), "tools", "nats", "go.mod")
+		err = errors.Join(err, failed, goBuild(ctx, bin.NATS, "github.com/nats-io/natscli/nats", "-modfile", mod))
 	}
 	return bin, err
 }
 
-func goBuild(ctx context.Context, out, pkg string) error {
-	b, err := exec.CommandContext(ctx, "go", "build", "-o", out, pkg).CombinedOutput()
+func goBuild(ctx context.Context, out, pkg string, flags ...string) error {
+	b, err := exec.CommandContext(ctx, "go", slices.Concat([]string{"build", "-o", out}, flags, []string{pkg})...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("build %s: %w\n%s", pkg, err, b)
 	}
@@ -53,7 +62,9 @@ type fleet struct {
 	Bus      busSetup
 	Roles    []*process
 	Gateways []string          // base URLs
-	Relays   map[string]*relay // to the bus: of each role by its name, and of the subscriber
+	Relays   map[string]*relay // of each role and subscriber by its name: to the bus, or of curl to the gateways
+	Disks    map[string]*disk  // of processes of the bus, by name; empty where none can be made
+	Programs []*process        // that subscribe
 
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -61,7 +72,7 @@ type fleet struct {
 
 // newFleet prepares all processes; Start starts them.
 func newFleet(o options, dir string, bin programs, log *slog.Logger) (f *fleet, err error) {
-	f = &fleet{dir: dir, log: log, Relays: map[string]*relay{}}
+	f = &fleet{dir: dir, log: log, Relays: map[string]*relay{}, Disks: map[string]*disk{}}
 	if f.Bus, err = newBus(o.Bus, dir, bin, func(name, path string, args ...string) *process {
 		if path == bin.Megaphone {
 			return f.megaphone(name, path, o, args...)
@@ -72,7 +83,7 @@ func newFleet(o options, dir string, bin programs, log *slog.Logger) (f *fleet, 
 	}
 	role := func(role string, n int, args ...string) {
 		name := role + strconv.Itoa(n+1)
-		r, failed := f.relay(name)
+		r, failed := f.relay(name, f.Bus.Addrs)
 		if err = errors.Join(err, failed); err != nil {
 			return
 		}
@@ -85,22 +96,23 @@ func newFleet(o options, dir string, bin programs, log *slog.Logger) (f *fleet, 
 	for i := range pollers {
 		role("poller", i, "--host", "poller"+strconv.Itoa(i+1))
 	}
+	var web []string
 	for i := range gateways {
 		address := freeAddress()
-		f.Gateways = append(f.Gateways, "http://"+address)
+		f.Gateways, web = append(f.Gateways, "http://"+address), append(web, address)
 		_, port, _ := strings.Cut(address, ":")
 		role("gateway", i, "--host", "", "--listen", "127.0.0.1", "--port", port, "--register-wait", "0")
 	}
-	_, failed := f.relay(watcher)
-	return f, errors.Join(err, failed)
+	for name, to := range map[string][]string{iterator: f.Bus.Addrs, watch: f.Bus.Addrs, plain: f.Bus.Addrs, curl: web} {
+		_, failed := f.relay(name, to)
+		err = errors.Join(err, failed)
+	}
+	return f, err
 }
 
-// watcher is the name of the subscriber that has a relay.
-const watcher = "watch"
-
-// relay makes a way to the bus that can be cut and parted.
-func (f *fleet) relay(name string) (*relay, error) {
-	r, err := newRelay(f.Bus.Addrs, len(f.Relays))
+// relay makes a way to one of some addresses that can be cut and parted.
+func (f *fleet) relay(name string, to []string) (*relay, error) {
+	r, err := newRelay(to, len(f.Relays))
 	if err != nil {
 		return nil, err
 	}
@@ -129,9 +141,12 @@ func (f *fleet) process(name, path string, args ...string) *process {
 	return p
 }
 
+// processes are all that there are.
+func (f *fleet) processes() []*process { return slices.Concat(f.Bus.Procs, f.Roles, f.Programs) }
+
 // Find returns a process by its name; nil if there is none.
 func (f *fleet) Find(name string) *process {
-	for _, p := range append(f.Bus.Procs, f.Roles...) {
+	for _, p := range f.processes() {
 		if p.Name == name {
 			return p
 		}
@@ -143,6 +158,7 @@ func (f *fleet) Find(name string) *process {
 func (f *fleet) Start(ctx context.Context) error {
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	f.cancel = cancel
+	f.makeDisks()
 	start := func(list []*process) {
 		for _, p := range list {
 			f.wg.Go(func() {
@@ -152,7 +168,7 @@ func (f *fleet) Start(ctx context.Context) error {
 			})
 		}
 	}
-	for _, r := range f.Relays {
+	for _, r := range f.relays() {
 		f.wg.Go(func() { r.Run(run) })
 	}
 	ctx, done := context.WithTimeout(ctx, time.Minute)
@@ -170,12 +186,44 @@ func (f *fleet) Start(ctx context.Context) error {
 	return nil
 }
 
+// makeDisks gives each process of the bus a disk that can be full, if this
+// machine lets us.
+func (f *fleet) makeDisks() {
+	for _, p := range f.Bus.Procs {
+		d, err := newDisk(filepath.Join(f.dir, p.Name))
+		if err != nil {
+			f.log.Warn("no disk will be full", "error", err)
+			return
+		}
+		f.Disks[p.Name] = d
+	}
+}
+
+// relays are all ways to the bus and within it.
+func (f *fleet) relays() []*relay {
+	all := map[*relay]bool{} // a link has two ends
+	for _, r := range f.Relays {
+		all[r] = true
+	}
+	for _, links := range f.Bus.Links {
+		for _, r := range links {
+			all[r] = true
+		}
+	}
+	return slices.Collect(maps.Keys(all))
+}
+
 // Stop kills everything and waits for its end.
 func (f *fleet) Stop() {
 	if f.cancel != nil {
 		f.cancel()
 	}
 	f.wg.Wait()
+	for _, d := range f.Disks {
+		if err := d.Close(); err != nil {
+			f.log.Error("disk", "error", err)
+		}
+	}
 }
 
 // processNames lists the names of processes.

@@ -12,6 +12,9 @@ import (
 	"time"
 )
 
+// without is the path of a program that is left out.
+const without = "-"
+
 // options say what is attacked, how and for how long.
 type options struct {
 	Bus       string
@@ -22,6 +25,7 @@ type options struct {
 	TTL       time.Duration // of pushes
 	Pace      time.Duration // between faults, on average
 	Megaphone string        // path of the program; empty: build it
+	NATS      string        // path of the plain nats tool; empty: build it; without: go without it
 	Dir       string        // for data and logs; empty: a temporary one, kept if something was wrong
 	Verbose   bool          // of the processes
 }
@@ -36,6 +40,7 @@ func main() {
 	flag.DurationVar(&o.TTL, "ttl", 20*time.Second, "of pushes")
 	flag.DurationVar(&o.Pace, "pace", 4*time.Second, "between two faults on average")
 	flag.StringVar(&o.Megaphone, "megaphone", "", "program to attack (default: build it)")
+	flag.StringVar(&o.NATS, "nats", os.Getenv("NATS_CLI"), "the plain nats tool (default $NATS_CLI, else build it; - to go without)")
 	flag.StringVar(&o.Dir, "dir", "", "for data and logs (default a temporary one, kept if something was wrong)")
 	flag.BoolVar(&o.Verbose, "verbose", false, "let the processes log more")
 	flag.Parse()
@@ -69,7 +74,7 @@ func torture(ctx context.Context, o options, out io.Writer) (ok bool, err error)
 		return false, err
 	}
 	log := slog.New(slog.NewTextHandler(out, nil))
-	bin, err := build(ctx, o.Dir, o.Megaphone, o.Bus)
+	bin, err := build(ctx, o)
 	if err != nil {
 		return false, err
 	}
@@ -81,7 +86,7 @@ func torture(ctx context.Context, o options, out io.Writer) (ok bool, err error)
 	if err := f.Start(ctx); err != nil {
 		return false, fmt.Errorf("start everything: %w", err)
 	}
-	r := &run{o: o, fleet: f, log: log}
+	r := &run{o: o, bin: bin, fleet: f, log: log}
 	if err := r.attack(ctx); err != nil {
 		r.report(out)
 		return false, err

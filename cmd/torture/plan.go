@@ -18,6 +18,10 @@ const (
 	stepDown act = "stepdown" // the leader of a stream hands over
 	part     act = "part"     // what it says to the bus and hears from it is held back for Hold
 	cut      act = "cut"      // its connections to the bus are cut
+	restart  act = "restart"  // all processes of the bus are killed at once
+	fill     act = "fill"     // its disk is full for Hold
+	flood    act = "flood"    // more is pushed at once than the stream lets wait
+	isolate  act = "isolate"  // what this node and the others of a cluster say to each other is held back for Hold
 )
 
 // fault is one act of the plan.
@@ -48,7 +52,9 @@ type setting struct {
 	Roles   []string // processes that are no bus
 	Bus     []string // processes of the bus
 	Streams []string // whose leaders may step down; empty but in a cluster
+	Disks   []string // processes of the bus whose disk may be full
 	Relays  []string
+	Watch   []string      // programs that subscribe
 	Pace    time.Duration // between two faults, on average
 }
 
@@ -78,8 +84,12 @@ const anyBus = "bus"
 
 func (p *planner) next(at time.Duration) {
 	switch n := p.r.IntN(100); {
-	case n < 60:
+	case n < 50:
 		p.role(at, p.pick(p.set.Roles))
+	case n < 58 && len(p.set.Watch) > 0:
+		p.role(at, p.pick(p.set.Watch))
+	case n < 60:
+		p.add(fault{at, flood, floodStream, 0})
 	case n < 75:
 		p.bus(at)
 	case n < 88: // the bus dies while a partition is handed over
@@ -116,13 +126,19 @@ func (p *planner) bus(at time.Duration) {
 		return
 	}
 	f := fault{at, kill, p.pick(p.set.Bus), p.between(100*time.Millisecond, 4*time.Second)}
-	switch n := p.r.IntN(10); {
-	case n < 2:
-		f.Hold = p.between(12*time.Second, 20*time.Second)
+	switch n := p.r.IntN(20); {
 	case n < 4:
+		f.Hold = p.between(12*time.Second, 20*time.Second)
+	case n < 8:
 		f.Act, f.Hold = pause, p.between(500*time.Millisecond, 5*time.Second)
-	case n < 5:
+	case n < 10:
 		f.Act = stop
+	case n < 13 && len(p.set.Disks) > 0: // and restarted after it
+		f.Act, f.Target, f.Hold = fill, p.pick(p.set.Disks), p.between(time.Second, 4*time.Second)
+	case n < 16 && len(p.set.Bus) > 1: // long enough for the others to choose leaders without it
+		f.Act, f.Hold = isolate, p.between(2*time.Second, 15*time.Second)
+	case n < 18 && len(p.set.Bus) > 1:
+		f.Act, f.Target = restart, anyBus
 	}
 	p.free[anyBus] = at + f.Hold + busRecovery
 	p.add(f)

@@ -10,9 +10,10 @@ import (
 
 var busNodes = []string{"nats1", "nats2", "nats3"}
 
+// planned has every kind of target.
 var planned = setting{
 	Roles: []string{"aggregator1", "aggregator2", "poller1", "gateway1"}, Bus: busNodes,
-	Streams: []string{"CHANGES"}, Relays: []string{"watch"}, Pace: 4 * time.Second,
+	Disks: busNodes, Streams: []string{"CHANGES"}, Relays: []string{"watch"}, Watch: []string{"watch"}, Pace: 4 * time.Second,
 }
 
 func TestPlanIsTheSeeds(t *testing.T) {
@@ -30,16 +31,16 @@ func TestPlanHoldsBounds(t *testing.T) {
 			seen[f.Act]++
 			is.True(f.At+f.Hold <= time.Hour)
 			is.True(f.Hold <= 20*time.Second)
-			if f.Act == stepDown || f.Act == cut {
+			if f.Act == stepDown || f.Act == cut || f.Act == flood {
 				continue
 			}
 			key, rest := f.Target, recovery
-			if slices.Contains(busNodes, f.Target) {
+			if f.Target == anyBus || slices.Contains(busNodes, f.Target) {
 				key, rest = "any of the bus", busRecovery
 			}
 			is.True(f.At >= busy[key]) // only one at a time, and after it recovered
 			busy[key] = f.At + f.Hold + rest
 		}
-		is.Equal(len(seen), 6) // every act comes up
+		is.Equal(len(seen), 10) // every act comes up
 	}
 }

@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -23,11 +25,15 @@ type process struct {
 	dir  string // of its log and ready file
 	log  *slog.Logger
 
+	more   func() []string  // arguments that are decided at each start; nil: none
+	out    func() io.Writer // takes what it prints, anew at each start; nil: the log
+	mortal bool             // it may end by itself: that is no news
+	starts int              // used by Run alone
+
 	mu     sync.Mutex
 	cmd    *exec.Cmd     // nil while it does not run
 	hold   time.Duration // before it starts again; negative: its end was not wanted
-	starts int
-	deaths []string // ends that nobody wanted: how, and the last line of the log
+	deaths []string      // ends that nobody wanted: how, and the last line of the log
 }
 
 // readyFile is where it says that it answers; empty for a program that does not.
@@ -60,15 +66,17 @@ func (p *process) once(ctx context.Context) (hold time.Duration, err error) {
 	}
 	defer log.Close()
 	_ = os.Remove(p.readyFile()) // left by a kill
-	cmd := exec.CommandContext(ctx, p.path, p.args...)
-	cmd.Stdout, cmd.Stderr, cmd.Env = log, log, p.env
+	cmd := p.command(ctx)
+	cmd.Stderr, cmd.Env = log, p.env
+	if cmd.Stdout == nil {
+		cmd.Stdout = log
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // everything ends with this program
 	if err := cmd.Start(); err != nil {
 		return 0, fmt.Errorf("start %s: %w", p.Name, err)
 	}
 	p.mu.Lock()
 	p.cmd, p.hold = cmd, -1
-	p.starts++
 	p.mu.Unlock()
 	ended := cmd.Wait() // by whatever; deaths tell
 	p.mu.Lock()
@@ -77,9 +85,26 @@ func (p *process) once(ctx context.Context) (hold time.Duration, err error) {
 	if hold >= 0 || ctx.Err() != nil {
 		return hold, nil
 	}
+	if p.mortal {
+		return unwanted, nil
+	}
 	p.log.Warn("ended by itself", "process", p.Name, "error", ended)
 	p.deaths = append(p.deaths, fmt.Sprintf("%v: %s", ended, lastLine(p.logFile())))
 	return unwanted, nil
+}
+
+// command is what is started now.
+func (p *process) command(ctx context.Context) *exec.Cmd {
+	p.starts++
+	args := p.args
+	if p.more != nil {
+		args = slices.Concat(args, p.more())
+	}
+	cmd := exec.CommandContext(ctx, p.path, args...)
+	if p.out != nil {
+		cmd.Stdout = p.out()
+	}
+	return cmd
 }
 
 func lastLine(file string) string {

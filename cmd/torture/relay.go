@@ -8,8 +8,9 @@ import (
 )
 
 // relay passes connections on to the first of some addresses that answers. When
-// told to, it cuts them, or holds back what they carry: who speaks through it is
-// then parted from the bus, and what was said arrives late.
+// told to, it cuts them, or holds back what they carry, their end included: who
+// speaks through it is then parted from the other side, does not hear that a
+// connection is closed, and what was said arrives late.
 type relay struct {
 	listener net.Listener
 	to       []string
@@ -28,6 +29,9 @@ func newRelay(to []string, prefer int) (*relay, error) {
 
 // URL is where clients of the bus connect to.
 func (r *relay) URL() string { return "nats://" + r.listener.Addr().String() }
+
+// HTTP is where clients of a gateway connect to.
+func (r *relay) HTTP() string { return "http://" + r.listener.Addr().String() }
 
 // Run accepts connections until ctx ends.
 func (r *relay) Run(ctx context.Context) {
@@ -69,10 +73,7 @@ func (r *relay) pass(ctx context.Context, c net.Conn) {
 func (r *relay) copy(ctx context.Context, to, from net.Conn) {
 	buf := make([]byte, 32<<10)
 	for {
-		n, err := from.Read(buf)
-		if err != nil {
-			return
-		}
+		n, failed := from.Read(buf)
 		r.mu.Lock()
 		parted := r.parted
 		r.mu.Unlock()
@@ -83,7 +84,7 @@ func (r *relay) copy(ctx context.Context, to, from net.Conn) {
 				return
 			}
 		}
-		if _, err := to.Write(buf[:n]); err != nil {
+		if _, err := to.Write(buf[:n]); err != nil || failed != nil {
 			return
 		}
 	}

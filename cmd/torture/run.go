@@ -18,6 +18,7 @@ import (
 // run is one attack on a fleet that has started.
 type run struct {
 	o     options
+	bin   programs
 	fleet *fleet
 	log   *slog.Logger
 
@@ -48,7 +49,7 @@ func (r *run) attack(ctx context.Context) (err error) {
 		return err
 	}
 	defer anyone.Close()
-	if err := r.prepare(role, anyone); err != nil {
+	if err := r.prepare(ctx, role, anyone); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -81,7 +82,7 @@ func (r *run) attack(ctx context.Context) (err error) {
 	return nil
 }
 
-func (r *run) prepare(role, anyone *bus.Conn) (err error) {
+func (r *run) prepare(ctx context.Context, role, anyone *bus.Conn) (err error) {
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
 	if r.services, err = newServices(); err != nil {
 		return err
@@ -90,13 +91,20 @@ func (r *run) prepare(role, anyone *bus.Conn) (err error) {
 	r.driver = &driver{
 		o: r.o, log: r.log, conn: anyone, client: client, gateways: r.fleet.Gateways, services: r.services, pushers: r.pushers,
 	}
-	r.attacker = &attacker{fleet: r.fleet, conn: role, log: r.log, Done: map[act]int{}}
+	r.attacker = &attacker{fleet: r.fleet, conn: role, anyone: anyone, log: r.log, Done: map[act]int{}}
 	r.subscribers = []*subscriber{
-		watchSubscriber(r.fleet.Relays[watcher].URL(), r.log),
+		watchSubscriber(r.fleet.Relays[iterator].URL(), r.log),
 		sseSubscriber("sse 1", r.fleet.Gateways, r.log),
 		sseSubscriber("sse 2", []string{r.fleet.Gateways[1], r.fleet.Gateways[0]}, r.log),
+		r.fleet.curlSubscriber(),
+		r.fleet.watchProgram(r.bin.Megaphone),
 	}
-	return nil
+	if r.bin.NATS == without {
+		return nil
+	}
+	s, err := r.fleet.natsSubscriber(ctx, r.bin.NATS)
+	r.subscribers = append(r.subscribers, s)
+	return err
 }
 
 // drive runs the script under attack, and to its end when the attack is over.
@@ -105,7 +113,10 @@ func (r *run) drive(ctx context.Context) error {
 	defer cancel()
 	more, end := context.WithTimeout(ctx, r.o.Duration+settleTime)
 	defer end()
-	s := setting{Roles: processNames(r.fleet.Roles), Bus: processNames(r.fleet.Bus.Procs), Relays: sortedKeys(r.fleet.Relays), Pace: r.o.Pace}
+	s := setting{
+		Roles: processNames(r.fleet.Roles), Bus: processNames(r.fleet.Bus.Procs), Disks: sortedKeys(r.fleet.Disks),
+		Relays: sortedKeys(r.fleet.Relays), Watch: processNames(r.fleet.Programs), Pace: r.o.Pace,
+	}
 	if r.o.Bus == cluster {
 		s.Streams = []string{bus.StreamRegistrations, bus.StreamResults, bus.StreamChanges, bus.StreamState, "KV_" + bus.BucketLeases}
 	}
@@ -171,11 +182,11 @@ func (r *run) report(out io.Writer) {
 		line("steps", fmt.Sprintf("%d, the slowest was shown after %s, %d took longer than %s", r.driver.Steps, r.driver.Slowest.Round(100*time.Millisecond), r.driver.Overdue, patience))
 		line("faults", r.attacker.Done)
 		line("polls", r.services.Polls.Load())
-		line("pushes", fmt.Sprintf("%d acknowledged, %d unacknowledged and repeated", len(r.pushers.Acks()), r.pushers.Unacked.Load()))
-		line("registrations", fmt.Sprintf("%d acknowledged, %d unacknowledged and repeated", len(r.driver.acks), r.driver.Unregistered.Load()))
+		line("pushes", fmt.Sprintf("%d acknowledged", len(r.pushers.Acks())))
+		line("registrations", fmt.Sprintf("%d acknowledged", len(r.driver.acks)))
 	}
 	deaths := map[string]int{}
-	for _, p := range append(r.fleet.Bus.Procs, r.fleet.Roles...) {
+	for _, p := range r.fleet.processes() {
 		for _, d := range p.Deaths() {
 			deaths[d]++
 		}
@@ -189,6 +200,9 @@ func (r *run) report(out io.Writer) {
 	}
 	if v := r.verdict; v != nil {
 		v.print(line)
+	}
+	if r.driver != nil {
+		line("unacknowledged", fmt.Sprintf("%d pushes, %d registrations: repeated until they were", r.pushers.Unacked.Load(), r.driver.Unregistered.Load()))
 	}
 }
 

@@ -63,10 +63,13 @@ func (s *subscriber) loss() {
 	s.got.Losses++
 }
 
+// iterator is the name of the relay of the subscriber in this process.
+const iterator = "bus.Watch"
+
 // watchSubscriber uses the iterator of package bus, through a relay whose
 // connections are cut.
 func watchSubscriber(url string, log *slog.Logger) *subscriber {
-	return &subscriber{Name: "bus.Watch", run: func(ctx context.Context, s *subscriber) error {
+	return &subscriber{Name: iterator, run: func(ctx context.Context, s *subscriber) error {
 		c, err := bus.Connect(ctx, url, bus.WithLogger(log), bus.WithNATS(
 			nats.IgnoreDiscoveredServers(), nats.DisconnectErrHandler(func(*nats.Conn, error) { s.loss() }),
 		))
@@ -135,37 +138,51 @@ func (s *subscriber) readSSE(ctx context.Context, url string, after *string) err
 func (s *subscriber) readStream(body io.Reader, alive func(), after *string) error {
 	lines := bufio.NewScanner(body)
 	lines.Buffer(nil, 1<<20)
-	id, kind, data := "", "", false
+	e := sse{after: after}
 	for lines.Scan() {
 		alive()
-		field, value, _ := strings.Cut(lines.Text(), ": ")
-		switch field {
-		case "id":
-			id = value
-		case "event":
-			kind = value
-		case "data":
-			data = true
-		case "": // the event is complete
-			if err := s.event(id, kind, data, after); err != nil {
-				return err
-			}
-			id, kind, data = "", "", false
+		if err := e.line(s, lines.Text()); err != nil {
+			return err
 		}
 	}
 	return lines.Err()
 }
 
-func (s *subscriber) event(id, kind string, data bool, after *string) error {
-	if id != "" {
-		*after = id
+// sse is the event of a stream of server-sent events that is being read.
+type sse struct {
+	id, kind string
+	data     bool
+	after    *string // the last id
+}
+
+// line reads the next line; an empty one completes the event.
+func (e *sse) line(s *subscriber, text string) error {
+	field, value, _ := strings.Cut(text, ": ")
+	switch field {
+	case "id":
+		e.id = value
+	case "event":
+		e.kind = value
+	case "data":
+		e.data = true
+	case "":
+		done := *e
+		*e = sse{after: e.after}
+		return done.take(s)
+	}
+	return nil
+}
+
+func (e *sse) take(s *subscriber) error {
+	if e.id != "" {
+		*e.after = e.id
 	}
 	switch {
-	case !data || kind == "closed":
-	case kind == "gap":
+	case !e.data || e.kind == "closed":
+	case e.kind == "gap":
 		s.gap()
 	default:
-		position, err := strconv.ParseUint(id, 10, 64)
+		position, err := strconv.ParseUint(e.id, 10, 64)
 		if err != nil {
 			return fmt.Errorf("the id of an event: %w", err)
 		}
