@@ -1,6 +1,7 @@
 package server
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -28,9 +29,14 @@ type Options struct {
 	// that one process at a time uses it: the server takes no lock.
 	Dir string
 
-	// Listen is a loopback address and a port; port 0 is a free one.
+	// Listen is an address, a loopback one without TLS, and a port; port 0 is a free one.
 	// Empty: [DefaultListen].
 	Listen string
+
+	// TLS is what clients from outside of the process are served with; its
+	// GetConfigForClient may renew it. Nil is plain TCP. Beyond loopback it must
+	// demand client certificates.
+	TLS *tls.Config
 
 	// MaxStore bounds all streams together, in bytes. 0: [DefaultMaxStore].
 	MaxStore int64
@@ -66,7 +72,7 @@ func (o Options) nats(localPassword string) (*ns.Options, error) {
 	if o.MaxStore < 0 || o.SyncInterval < 0 {
 		return nil, fmt.Errorf("bus server: max store %d and sync interval %s must be positive", o.MaxStore, o.SyncInterval)
 	}
-	host, port, err := listenAddress(o.Listen)
+	host, port, err := listenAddress(o.Listen, o.TLS != nil && o.TLS.ClientAuth == tls.RequireAndVerifyClientCert)
 	if err != nil {
 		return nil, err
 	}
@@ -87,6 +93,9 @@ func (o Options) nats(localPassword string) (*ns.Options, error) {
 		SyncInterval:      o.SyncInterval,
 		// The server's default of 1,000 per stream counts every reader.
 		JetStreamLimits: ns.JSLimitOpts{DefaultMaxConsumers: -1},
+	}
+	if o.TLS != nil {
+		no.TLSConfig, no.TLSVerify = o.TLS, o.TLS.ClientAuth == tls.RequireAndVerifyClientCert
 	}
 	if err := addUsers(no, password, localPassword); err != nil {
 		return nil, err
@@ -136,8 +145,8 @@ func unwritable(dir string, err error) error {
 }
 
 // listenAddress returns host and port for the NATS server, where -1 is a free
-// port, after listening there once.
-func listenAddress(listen string) (host string, port int, err error) {
+// port, after listening there once. verified says that clients must bear certificates.
+func listenAddress(listen string, verified bool) (host string, port int, err error) {
 	host, service, err := net.SplitHostPort(listen)
 	if err != nil {
 		return "", 0, fmt.Errorf("listen %s: want ADDR:PORT; choose another with --bus-listen", listen)
@@ -146,9 +155,9 @@ func listenAddress(listen string) (host string, port int, err error) {
 	if err != nil || port < 0 || port > 65535 {
 		return "", 0, fmt.Errorf("listen %s: the port must be a number from 0 to 65535", listen)
 	}
-	if !loopback(host) {
+	if !verified && !loopback(host) {
 		return "", 0, fmt.Errorf("listen %s: the embedded bus has neither users nor TLS for other machines; "+
-			"keep --bus-listen on a loopback address, or use an external NATS server with --bus URL", listen)
+			"keep --bus-listen on a loopback address, give --bus-tls-cert, --bus-tls-key and --bus-tls-ca, or use an external NATS server with --bus URL", listen)
 	}
 	l, err := net.Listen("tcp", listen)
 	if err != nil {

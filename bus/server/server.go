@@ -20,6 +20,7 @@ type Server struct {
 	gate          *nats.Conn
 	localPassword string
 	url           string
+	scheme        string
 	creds         string
 	dir           string
 	log           *slog.Logger
@@ -31,7 +32,12 @@ type Server struct {
 // what is wrong and, where there is something to choose, which flag chooses it.
 func Start(ctx context.Context, o Options) (*Server, error) {
 	o = o.withDefaults()
-	s := &Server{localPassword: rand.Text(), creds: filepath.Join(o.Dir, CredsFile), dir: o.Dir, log: o.Logger}
+	s := &Server{
+		localPassword: rand.Text(), creds: filepath.Join(o.Dir, CredsFile), scheme: "nats://", dir: o.Dir, log: o.Logger,
+	}
+	if o.TLS != nil {
+		s.scheme = "tls://"
+	}
 	no, err := o.nats(s.localPassword)
 	if err != nil {
 		return nil, err
@@ -63,7 +69,7 @@ func (s *Server) ready(ctx context.Context, l *logger) error {
 			break
 		}
 	}
-	s.url = "nats://" + s.ns.Addr().String()
+	s.url = s.scheme + s.ns.Addr().String()
 	var err error
 	if s.gate, err = s.Connect(nats.Name("megaphone gate")); err != nil {
 		return err
@@ -73,7 +79,7 @@ func (s *Server) ready(ctx context.Context, l *logger) error {
 }
 
 // URL is where clients connect: nats://127.0.0.1:4222, or whichever free port
-// was found.
+// was found; tls:// where it speaks TLS.
 func (s *Server) URL() string { return s.url }
 
 // CredsPath is the file with the role user's credentials, see [CredsFile].

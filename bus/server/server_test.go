@@ -57,7 +57,7 @@ func TestStartRefuses(t *testing.T) {
 	}
 
 	const external = ": the embedded bus has neither users nor TLS for other machines; " +
-		"keep --bus-listen on a loopback address, or use an external NATS server with --bus URL"
+		"keep --bus-listen on a loopback address, give --bus-tls-cert, --bus-tls-key and --bus-tls-ca, or use an external NATS server with --bus URL"
 	for name, tt := range map[string]struct {
 		opts server.Options
 		want string

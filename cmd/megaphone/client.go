@@ -26,6 +26,9 @@ const clientTimeout = 10 * time.Second
 type client struct {
 	url   string
 	creds string
+	cert  string // this client's, where the bus asks for one
+	key   string
+	ca    string // of the bus
 	host  string // whose check; empty: the local host
 	json  bool
 }
@@ -37,6 +40,9 @@ func (c *client) bindBus(cmd *cobra.Command) {
 	fs.SortFlags = false
 	fs.StringVar(&c.url, "bus", "", "`URL` of the bus (default $MEGAPHONE_BUS, else nats://"+defaultBusListen+")")
 	fs.StringVar(&c.creds, "bus-creds", "", "`FILE` with user:password, where the bus asks for it (default $MEGAPHONE_BUS_CREDS)")
+	fs.StringVar(&c.ca, "bus-tls-ca", "", "`FILE` with the authorities of a bus that speaks TLS (default $MEGAPHONE_BUS_TLS_CA)")
+	fs.StringVar(&c.cert, "bus-tls-cert", "", "`FILE` with this client's certificate (default $MEGAPHONE_BUS_TLS_CERT)")
+	fs.StringVar(&c.key, "bus-tls-key", "", "`FILE` with its key (default $MEGAPHONE_BUS_TLS_KEY)")
 }
 
 func (c *client) bindHost(cmd *cobra.Command) {
@@ -52,7 +58,11 @@ func (c *client) bindJSON(cmd *cobra.Command, about string) {
 func (c *client) connect(ctx context.Context) (*bus.Conn, error) {
 	url := cmp.Or(c.url, os.Getenv(envPrefix+"BUS"), "nats://"+defaultBusListen)
 	creds := cmp.Or(c.creds, os.Getenv(envPrefix+"BUS_CREDS"))
-	opts := []bus.Option{bus.WithName("cli-" + cmp.Or(os.Getenv("USER"), "unknown")), bus.WithNATS(nats.Timeout(2 * time.Second))}
+	opts, err := busTLSOptions(c.cert, c.key, c.ca)
+	if err != nil {
+		return nil, err
+	}
+	opts = append(opts, bus.WithName("cli-"+cmp.Or(os.Getenv("USER"), "unknown")), bus.WithNATS(nats.Timeout(2*time.Second)))
 	if creds != "" {
 		opts = append(opts, bus.WithCreds(creds))
 	}

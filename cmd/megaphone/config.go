@@ -28,6 +28,9 @@ type Config struct {
 	GRPC       string // ADDR:PORT of gRPC's health protocol; empty for none
 	BusListen  string // ADDR:PORT of the embedded server
 	Bus        string // URL of a server elsewhere; empty: the embedded one
+	BusTLSCert string // files in PEM; of the embedded server, else of this client of it
+	BusTLSKey  string
+	BusTLSCA   string // of the bus's clients, or of the bus
 	BusCreds   string // file with the role user's credentials there
 	Data       string // directory
 	Cache      string // file in the original's format
@@ -127,6 +130,9 @@ func (c *Config) bind(fs *pflag.FlagSet, p parts) {
 	}
 	fs.StringVar(&c.Bus, "bus", c.Bus, "`URL` of a NATS server elsewhere, instead of the embedded one")
 	fs.StringVar(&c.BusCreds, "bus-creds", c.BusCreds, "`FILE` with user:password for --bus; `serve` writes one into its data directory")
+	fs.StringVar(&c.BusTLSCert, "bus-tls-cert", c.BusTLSCert, "`FILE` with the certificate of the embedded bus, or with --bus of this client; read again when it changes")
+	fs.StringVar(&c.BusTLSKey, "bus-tls-key", c.BusTLSKey, "`FILE` with its key")
+	fs.StringVar(&c.BusTLSCA, "bus-tls-ca", c.BusTLSCA, "`FILE` with the authorities of the embedded bus's clients, or with --bus of the bus")
 	fs.StringVar(&c.Data, "data", c.Data, "data `DIR` (default $STATE_DIRECTORY, /var/lib/megaphone for root, or megaphone in $XDG_STATE_HOME)")
 	fs.StringVar(&c.Host, "host", c.Host, "`NAME` of this host (default the one stored at the first start, else the machine's)")
 	fs.Var((*durationValue)(&c.Interval), "interval", "between two polls of a check that does not say")
@@ -312,6 +318,9 @@ func (c *Config) Validate(p parts) error {
 	wrong(c.Concurrency < 0, "concurrency", c.Concurrency, "it must not be negative")
 	wrong(c.Read != readOpen && c.Read != readToken, "read", c.Read, "use open or token")
 	wrong(c.Read == readToken && c.TokenFile == "" && c.TLSClientCA == "", "read", c.Read, "it needs --token-file or --tls-client-ca")
+	wrong(c.BusTLSCert != "" && c.BusTLSKey == "", "bus-tls-cert", c.BusTLSCert, "it needs --bus-tls-key")
+	wrong(c.BusTLSKey != "" && c.BusTLSCert == "", "bus-tls-key", c.BusTLSKey, "it needs --bus-tls-cert")
+	wrong(c.BusTLSCA != "" && c.BusTLSCert == "" && c.Bus == "", "bus-tls-ca", c.BusTLSCA, "it needs --bus-tls-cert and --bus-tls-key")
 	wrong(c.TLSCert != "" && c.TLSKey == "", "tls-cert", c.TLSCert, "it needs --tls-key")
 	wrong(c.TLSKey != "" && c.TLSCert == "", "tls-key", c.TLSKey, "it needs --tls-cert")
 	wrong(c.TLSClientCA != "" && c.TLSCert == "", "tls-client-ca", c.TLSClientCA, "it needs --tls-cert and --tls-key")

@@ -105,7 +105,7 @@ func (p *instance) startGateway(ctx context.Context) error {
 	if wait == 0 {
 		wait = never
 	}
-	certificates, err := serverTLS(p.cfg)
+	certificates, err := serverTLS(p.cfg, p.log)
 	if err != nil {
 		return err
 	}

@@ -204,8 +204,12 @@ func (p *instance) setup(ctx context.Context) error {
 }
 
 func (p *instance) connectEmbedded(ctx context.Context) error {
+	certificates, err := busServerTLS(p.cfg, p.log)
+	if err != nil {
+		return err
+	}
 	s, err := server.Start(ctx, server.Options{
-		Dir: p.data.path, Listen: p.cfg.BusListen, MaxStore: storeFor(p.cfg.DataMax),
+		Dir: p.data.path, Listen: p.cfg.BusListen, TLS: certificates, MaxStore: storeFor(p.cfg.DataMax),
 		Logger: p.log.With("component", "bus"),
 	})
 	if err != nil {
@@ -228,7 +232,11 @@ func (p *instance) connectEmbedded(ctx context.Context) error {
 func storeFor(dataMax int64) int64 { return dataMax + dataMax/4 }
 
 func (p *instance) connectElsewhere(ctx context.Context) error {
-	opts := []bus.Option{bus.WithName(p.name), bus.WithLogger(p.log.With("component", "bus"))}
+	opts, err := busClientTLS(p.cfg.BusTLSCert, p.cfg.BusTLSKey, p.cfg.BusTLSCA)
+	if err != nil {
+		return err
+	}
+	opts = append(opts, bus.WithName(p.name), bus.WithLogger(p.log.With("component", "bus")))
 	if p.cfg.BusCreds != "" {
 		opts = append(opts, bus.WithCreds(p.cfg.BusCreds))
 	}
