@@ -39,6 +39,7 @@ type Aggregator struct {
 	source string        // of the events that it publishes in its own name
 	slots  chan struct{} // one for each takeover that may go on
 	leases *bus.Leases
+	intake *intake // of the results of partitions that are up to date
 	clock  clock
 
 	mu      sync.Mutex
@@ -68,13 +69,15 @@ type Stats struct {
 // New makes an aggregator.
 func New(cfg Config) *Aggregator {
 	log := cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler)).With("component", "aggregator")
-	return &Aggregator{
+	a := &Aggregator{
 		cfg: cfg, log: log, source: "urn:megaphone:aggregator:" + events.Token(cfg.Name),
 		slots: make(chan struct{}, takeovers), boxes: map[int]*mailbox{}, cutOff: map[int]func(){}, invalid: map[string]invalidEvent{},
 		leases: bus.NewLeases(cfg.Conn, bus.LeaseOptions{
 			Group: Group, Partitions: events.Partitions, Holder: cfg.Holder, Name: cfg.Name, Role: Role, Logger: cfg.Logger,
 		}),
 	}
+	a.intake = newIntake(cfg.Conn, log, a.leases.Count)
+	return a
 }
 
 // Role is the role of an aggregator in heartbeats.
@@ -108,6 +111,7 @@ func (a *Aggregator) Run(ctx context.Context) error {
 	wg.Go(func() { a.route(rctx, changes) })
 	wg.Go(func() { a.beat(rctx) })
 	wg.Go(func() { a.watchConnection(rctx) })
+	wg.Go(func() { a.intake.run(rctx) })
 	return a.leases.Run(ctx, a.hold)
 }
 

@@ -43,7 +43,8 @@ type partition struct {
 	agenda agenda
 	leapt  time.Time // end of the last leap of the clock that was applied
 
-	reader  *reader
+	reader  *reader    // of RESULTS; nil while the seat is enough
+	seat    *seat      // at the intake, once the partition is live; nil for none
 	live    bool       // ticks are read; else results that waited come first
 	outages []outageAt // not yet applied, before the partition is live
 
@@ -188,6 +189,10 @@ func (p *partition) close() {
 		p.reader.close()
 		p.reader = nil
 	}
+	if p.seat != nil {
+		p.a.intake.leave(p.n, p.seat)
+		p.seat = nil
+	}
 }
 
 // farewell leaves a checkpoint, so that whoever comes next has little to read.
@@ -209,12 +214,15 @@ func (p *partition) run(ctx context.Context) error {
 	upkeep := time.Now().Add(time.Minute + time.Duration(p.n)*time.Second/2)
 	for {
 		var err error
+		own, failed, given := p.sources()
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case m := <-p.reader.out:
-			err = p.consume(ctx, m)
-		case err = <-p.reader.failed:
+		case m := <-own:
+			err = p.settle(ctx, m)
+		case err = <-failed:
+		case m, ok := <-given:
+			err = p.take(ctx, m, ok)
 		case <-p.box.wake:
 			err = p.changed(ctx)
 		case <-alarm.C:
@@ -232,6 +240,53 @@ func (p *partition) run(ctx context.Context) error {
 	}
 }
 
+// sources are where messages come from: the partition's own reader until the
+// seat goes on from where that is, and then the seat.
+func (p *partition) sources() (own <-chan jetstream.Msg, failed <-chan error, given <-chan jetstream.Msg) {
+	switch {
+	case p.reader != nil:
+		return p.reader.out, p.reader.failed, nil
+	case p.seat != nil:
+		return nil, nil, p.seat.out
+	}
+	return nil, nil, nil
+}
+
+// settle applies a message of the partition's own reader, and sees whether the
+// seat can go on from there. It can once the reader has given everything up to
+// where the seat begins: its messages come in order.
+func (p *partition) settle(ctx context.Context, m jetstream.Msg) error {
+	if err := p.consume(ctx, m); err != nil || !p.live {
+		return err
+	}
+	meta, err := m.Metadata()
+	if err != nil {
+		return fmt.Errorf("read a result: %w", err)
+	}
+	if p.seat == nil && meta.NumPending == 0 {
+		p.seat = p.a.intake.join(p.n)
+	}
+	if p.seat != nil && p.results >= p.seat.after {
+		p.reader.close()
+		p.reader = nil
+	}
+	return nil
+}
+
+// take applies a message that the intake gave. Where there comes no more, and
+// that is no fault, the partition reads on by itself.
+func (p *partition) take(ctx context.Context, m jetstream.Msg, ok bool) error {
+	if ok {
+		return p.consume(ctx, m)
+	}
+	err := p.seat.err
+	p.seat = nil
+	if err == nil {
+		p.reader, err = p.readFrom(ctx, events.PartitionResults(p.n)...)
+	}
+	return err
+}
+
 // consume applies a message of RESULTS. Only what puts the partition in doubt is
 // an error; a message that cannot be used is refused, and the next one comes.
 func (p *partition) consume(ctx context.Context, m jetstream.Msg) error {
@@ -240,6 +295,9 @@ func (p *partition) consume(ctx context.Context, m jetstream.Msg) error {
 		return fmt.Errorf("read a result: %w", err)
 	}
 	position, now := meta.Sequence.Stream, meta.Timestamp
+	if position <= p.results {
+		return nil // it came both ways
+	}
 	p.now = later(p.now, now)
 	p.passed(position)
 	switch m.Subject() {

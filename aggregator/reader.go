@@ -14,26 +14,29 @@ import (
 // errGap says that a consumer skipped messages.
 var errGap = errors.New("messages of the consumer are missing")
 
-// reader reads a stream in order and without acknowledgements, into a channel.
-// It never goes on by itself after a fault: its owner takes over again.
-type reader struct {
+// stored is a message with what is known of its place in the stream.
+type stored struct {
+	jetstream.Msg
+	meta *jetstream.MsgMetadata
+}
+
+// Metadata does not read it again.
+func (s stored) Metadata() (*jetstream.MsgMetadata, error) { return s.meta, nil }
+
+// feed gives the messages of a consumer in their order, without
+// acknowledgements. After an error it is to be closed: it never goes on by
+// itself. It is used by one goroutine; close may be called by another.
+type feed struct {
 	conn    *bus.Conn
 	stream  string
 	name    string // of the consumer
 	pending uint64 // messages there were when it began
 	msgs    jetstream.MessagesContext
-	out     chan jetstream.Msg
-	failed  chan error // has room for one
-	stop    chan struct{}
-	wg      sync.WaitGroup
+	given   uint64
 }
 
-// ahead is how many messages are read before they are asked for: the server
-// need not be asked for each, and 64 partitions together hold few.
-const ahead = 64
-
-// read begins to read a stream. The caller must close the reader.
-func read(ctx context.Context, conn *bus.Conn, stream string, cfg jetstream.ConsumerConfig) (*reader, error) {
+// open makes a consumer of a stream. The caller must close the feed.
+func open(ctx context.Context, conn *bus.Conn, stream string, cfg jetstream.ConsumerConfig) (*feed, error) {
 	cfg.AckPolicy, cfg.MemoryStorage, cfg.Replicas, cfg.InactiveThreshold = jetstream.AckNonePolicy, true, 1, 30*time.Second
 	cons, err := conn.JetStream().CreateConsumer(ctx, stream, cfg)
 	if err != nil {
@@ -45,30 +48,74 @@ func read(ctx context.Context, conn *bus.Conn, stream string, cfg jetstream.Cons
 		return nil, fmt.Errorf("read the stream %s: %w", stream, err)
 	}
 	info := cons.CachedInfo()
-	r := &reader{
-		conn: conn, stream: stream, name: info.Name, pending: info.NumPending, msgs: msgs,
-		out: make(chan jetstream.Msg, ahead), failed: make(chan error, 1), stop: make(chan struct{}),
+	return &feed{conn: conn, stream: stream, name: info.Name, pending: info.NumPending, msgs: msgs}, nil
+}
+
+// message waits for the next message.
+func (f *feed) message(ctx context.Context) (stored, error) {
+	m, err := f.msgs.Next(jetstream.NextContext(ctx))
+	if err != nil {
+		return stored{}, fmt.Errorf("read the stream %s: %w", f.stream, err)
 	}
-	r.wg.Go(r.run)
+	meta, err := m.Metadata()
+	f.given++
+	if err == nil && meta.Sequence.Consumer != f.given {
+		err = errGap
+	}
+	if err != nil {
+		return stored{}, fmt.Errorf("read the stream %s: %w", f.stream, err)
+	}
+	return stored{m, meta}, nil
+}
+
+// close ends the feed. The consumer is deleted if that is quickly done; else the
+// server forgets it by itself.
+func (f *feed) close() {
+	f.msgs.Stop()
+	if !f.conn.NATS().IsConnected() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	// An error leaves the consumer to the server, which is as good.
+	_ = f.conn.JetStream().DeleteConsumer(ctx, f.stream, f.name)
+}
+
+// reader reads a feed into a channel. Its owner takes over again after a fault.
+type reader struct {
+	*feed
+	out    chan jetstream.Msg
+	failed chan error // has room for one
+	stop   context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+// ahead is how many messages are read before they are asked for: the server
+// need not be asked for each, and 64 partitions together hold few.
+const ahead = 64
+
+// read begins to read a stream. The caller must close the reader.
+func read(ctx context.Context, conn *bus.Conn, stream string, cfg jetstream.ConsumerConfig) (*reader, error) {
+	f, err := open(ctx, conn, stream, cfg)
+	if err != nil {
+		return nil, err
+	}
+	rctx, stop := context.WithCancel(context.Background()) // until close
+	r := &reader{feed: f, out: make(chan jetstream.Msg, ahead), failed: make(chan error, 1), stop: stop}
+	r.wg.Go(func() { r.run(rctx) })
 	return r, nil
 }
 
-func (r *reader) run() {
-	for n := uint64(1); ; n++ {
-		m, err := r.msgs.Next()
-		if err == nil {
-			var meta *jetstream.MsgMetadata
-			if meta, err = m.Metadata(); err == nil && meta.Sequence.Consumer != n {
-				err = errGap
-			}
-		}
+func (r *reader) run(ctx context.Context) {
+	for {
+		m, err := r.message(ctx)
 		if err != nil {
-			r.failed <- fmt.Errorf("read the stream %s: %w", r.stream, err)
+			r.failed <- err
 			return
 		}
 		select {
 		case r.out <- m:
-		case <-r.stop:
+		case <-ctx.Done():
 			return
 		}
 	}
@@ -87,19 +134,11 @@ func (r *reader) next(ctx context.Context) (jetstream.Msg, *jetstream.MsgMetadat
 	}
 }
 
-// close ends the reading and waits for it. The consumer is deleted if that is
-// quickly done; else the server forgets it by itself.
+// close ends the reading and waits for it.
 func (r *reader) close() {
-	close(r.stop)
-	r.msgs.Stop()
+	r.stop()
 	r.wg.Wait()
-	if !r.conn.NATS().IsConnected() {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	// An error leaves the consumer to the server, which is as good.
-	_ = r.conn.JetStream().DeleteConsumer(ctx, r.stream, r.name)
+	r.feed.close()
 }
 
 // readUpTo calls f with every message that a consumer of cfg finds, up to the
