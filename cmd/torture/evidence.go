@@ -21,6 +21,16 @@ type evidence struct {
 	TTL         time.Duration // of pushes
 }
 
+// stored counts the results of a check.
+func (e *evidence) stored(n name) (count int) {
+	for _, r := range e.Results {
+		if r.Name == n {
+			count++
+		}
+	}
+	return count
+}
+
 // change is a transition as it lies in CHANGES.
 type change struct {
 	Position   uint64

@@ -48,7 +48,7 @@ func (a *attacker) inflict(ctx context.Context, f fault, wg *sync.WaitGroup) boo
 	case cut:
 		a.fleet.Relays[f.Target].Cut()
 		return true
-	case part:
+	case part, deafen:
 		a.part(ctx, f, wg, a.fleet.Relays[f.Target])
 		return true
 	case isolate:
@@ -84,7 +84,7 @@ func (a *attacker) inflict(ctx context.Context, f fault, wg *sync.WaitGroup) boo
 func (a *attacker) part(ctx context.Context, f fault, wg *sync.WaitGroup, relays ...*relay) {
 	var joins []func()
 	for _, r := range relays {
-		joins = append(joins, r.Part())
+		joins = append(joins, r.Part(f.Act == deafen))
 	}
 	wg.Go(func() {
 		sleep(ctx, f.Hold)

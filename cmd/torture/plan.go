@@ -17,6 +17,7 @@ const (
 	pause    act = "pause"    // SIGSTOP, and SIGCONT after Hold
 	stepDown act = "stepdown" // the leader of a stream hands over
 	part     act = "part"     // what it says to the bus and hears from it is held back for Hold
+	deafen   act = "deafen"   // what it hears from the bus is held back for Hold, but not what it says
 	cut      act = "cut"      // its connections to the bus are cut
 	restart  act = "restart"  // all processes of the bus are killed at once
 	fill     act = "fill"     // its disk is full for Hold
@@ -114,6 +115,9 @@ func (p *planner) role(at time.Duration, target string) {
 		f.Act = stop
 	case n < 7: // its clock goes on, and it may know that it is alone
 		f.Act, f.Hold = part, p.between(3500*time.Millisecond, 12*time.Second)
+		if n == 5 { // all that it writes is stored, and it hears of nothing
+			f.Act = deafen
+		}
 	}
 	p.free[target] = at + f.Hold + recovery
 	p.add(f)

@@ -41,6 +41,6 @@ func TestPlanHoldsBounds(t *testing.T) {
 			is.True(f.At >= busy[key]) // only one at a time, and after it recovered
 			busy[key] = f.At + f.Hold + rest
 		}
-		is.Equal(len(seen), 10) // every act comes up
+		is.Equal(len(seen), 11) // every act comes up
 	}
 }

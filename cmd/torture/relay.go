@@ -18,6 +18,7 @@ type relay struct {
 	mu     sync.Mutex
 	conns  map[net.Conn]struct{}
 	parted chan struct{} // closed when it ends; nil: it passes everything on
+	deaf   bool          // only what is said to whom it is for is held back
 }
 
 // newRelay makes a relay that prefers the address at an index, modulo their number.
@@ -61,21 +62,25 @@ func (r *relay) pass(ctx context.Context, c net.Conn) {
 			return
 		}
 		var wg sync.WaitGroup
-		wg.Go(func() { r.copy(ctx, up, c); up.Close() })
-		r.copy(ctx, c, up)
+		wg.Go(func() { r.copy(ctx, up, c, false); up.Close() })
+		r.copy(ctx, c, up, true)
 		c.Close()
 		wg.Wait()
 		return
 	}
 }
 
-// copy passes on in one direction until that ends.
-func (r *relay) copy(ctx context.Context, to, from net.Conn) {
+// copy passes on in one direction until that ends; back is that to whom the relay
+// is for.
+func (r *relay) copy(ctx context.Context, to, from net.Conn, back bool) {
 	buf := make([]byte, 32<<10)
 	for {
 		n, failed := from.Read(buf)
 		r.mu.Lock()
 		parted := r.parted
+		if r.deaf && !back {
+			parted = nil
+		}
 		r.mu.Unlock()
 		if parted != nil {
 			select {
@@ -90,11 +95,12 @@ func (r *relay) copy(ctx context.Context, to, from net.Conn) {
 	}
 }
 
-// Part holds everything back until join is called.
-func (r *relay) Part() (join func()) {
+// Part holds everything back until join is called; if deaf, only what is said to
+// whom the relay is for, who then speaks without hearing an answer.
+func (r *relay) Part(deaf bool) (join func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.parted = make(chan struct{})
+	r.parted, r.deaf = make(chan struct{}), deaf
 	return func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()

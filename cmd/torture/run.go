@@ -183,6 +183,9 @@ func (r *run) report(out io.Writer) {
 		line("faults", r.attacker.Done)
 		line("polls", r.services.Polls.Load())
 		line("pushes", fmt.Sprintf("%d acknowledged", len(r.pushers.Acks())))
+		if n := r.attacker.Done[flood]; n > 0 {
+			line("floods", fmt.Sprintf("%d pushes without acknowledgement, %d of them stored", n*floodSize, r.evidence.stored(flooded)))
+		}
 		line("registrations", fmt.Sprintf("%d acknowledged", len(r.driver.acks)))
 	}
 	deaths := map[string]int{}

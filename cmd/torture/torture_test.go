@@ -9,8 +9,8 @@ import (
 )
 
 // shortSeeds plan, where a disk can be made full, that an aggregator and a poller
-// are killed while another aggregator is stopped and another poller parted from the
-// bus; and that the bus meets a full disk, or is killed and flooded.
+// are killed while another aggregator is stopped and another poller is parted or
+// deaf; and that the bus meets a full disk, or is killed and flooded.
 var shortSeeds = map[string]uint64{embedded: 12144, external: 14743}
 
 // A short attack on a bus of each kind that a gate's machine can bear. The long
