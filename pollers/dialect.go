@@ -44,22 +44,28 @@ var dialects = []dialect{
 // recognise reads an answer in the dialect of that name, or where it is empty in
 // the first that fits; ok is false where none does.
 func recognise(a answer, name string) (r Reading, ok bool) {
+	_, r, ok = identify(a, name)
+	return r, ok
+}
+
+// identify is recognise, with the name of the dialect.
+func identify(a answer, name string) (dialect string, r Reading, ok bool) {
 	if len(a.body) > events.MaxDocument {
-		return r, false
+		return "", r, false
 	}
 	kind, _, _ := mime.ParseMediaType(a.contentType) // empty where it is none
 	doc, valid := clean(a.body)
 	if name == "" || name == "aspnet" {
 		if r, ok := readWord(string(a.body)); ok && !valid {
-			return r, true
+			return "aspnet", r, true
 		}
 	}
 	var root object
 	if !valid || doc[0] != '{' || json.Unmarshal(doc, &root) != nil {
-		return r, false
+		return "", r, false
 	}
 	if name == "" && original(root) {
-		return r, false
+		return "", r, false
 	}
 	for _, d := range dialects {
 		if name != "" && name != d.name {
@@ -67,10 +73,10 @@ func recognise(a answer, name string) (r Reading, ok bool) {
 		}
 		if r, ok = d.read(root, name != "" || slices.Contains(d.types, kind)); ok {
 			r.Document = doc
-			return r, true
+			return d.name, r, true
 		}
 	}
-	return r, false
+	return "", r, false
 }
 
 // original reports whether a document has one of the original's words as its status.
