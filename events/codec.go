@@ -28,9 +28,9 @@ type Header struct {
 	ID        string // unique per source
 	Host      string // the subject names host and check, the partitionkey the host
 	Check     string
-	Time      time.Time
-	Sequence  string // extension; empty for none
-	Causation string // extension causationid: the id of the event that caused it; empty for none
+	Time      time.Time // zero for none
+	Sequence  string    // extension; empty for none
+	Causation string    // extension causationid: the id of the event that caused it; empty for none
 }
 
 // Encode returns the structured CloudEvent of h with data as JSON.
@@ -61,7 +61,9 @@ func New(h Header, data any) (event.Event, error) {
 	if h.Causation != "" {
 		e.SetExtension("causationid", h.Causation)
 	}
-	e.SetTime(h.Time.UTC().Truncate(time.Millisecond))
+	if !h.Time.IsZero() {
+		e.SetTime(h.Time.UTC().Truncate(time.Millisecond))
+	}
 	body, err := marshal(data)
 	if err != nil {
 		return e, fmt.Errorf("%w: encode %s: %w", ErrEvent, h.Type, err)

@@ -12,6 +12,8 @@ const (
 	TypeResult           = "megaphone.check.result.v1"
 	TypeCheckChanged     = "megaphone.check.status.changed.v1"
 	TypeHostChanged      = "megaphone.host.status.changed.v1"
+	TypeCheckPresent     = "megaphone.check.status.present.v1"
+	TypeHostPresent      = "megaphone.host.status.present.v1"
 	TypeRejected         = "megaphone.event.rejected.v1"
 	TypeHeartbeat        = "megaphone.process.heartbeat.v1"
 	TypeTick             = "megaphone.tick.v1"
@@ -20,7 +22,7 @@ const (
 // Kind is a row of the table of event types.
 type Kind struct {
 	Type     string   // of the CloudEvent
-	Subjects []string // where it is published; <host>, <check> and the like stand for tokens
+	Subjects []string // where it is published; <host>, <check> and the like stand for tokens; none: told in answers only
 	By       string   // who publishes it
 	Stream   string   // what keeps it; empty for none
 	Data     any      // a zero value of the Go type of its data
@@ -52,6 +54,8 @@ func Kinds() []Kind {
 		{TypeResult, []string{"megaphone.result.<host>.<check>", "megaphone.polled.<host>.<check>"}, "services that push (result), workers (polled)", "RESULTS", Result{}, "What one poll or push found.", false},
 		{TypeCheckChanged, []string{"megaphone.status.check.<host>.<check>"}, "aggregator", "CHANGES", Transition{}, "A check changed its status or phase.", false},
 		{TypeHostChanged, []string{"megaphone.status.host.<host>"}, "aggregator", "CHANGES", Transition{}, "A host changed its status or phase.", false},
+		{TypeCheckPresent, nil, "gateway, to who asks for the present state", "", Transition{}, "How a check is: no transition, both sides are alike.", false},
+		{TypeHostPresent, nil, "gateway, to who asks for the present state", "", Transition{}, "How a host is: no transition, both sides are alike.", false},
 		{TypeRejected, []string{"megaphone.rejected.registration.<host>.<check>", "megaphone.rejected.override.<host>.<check>", "megaphone.rejected.result.<host>.<check>"}, "whoever refused it", "REJECTED", Rejection{}, "An event was refused, and why.", false},
 		{TypeHeartbeat, []string{"megaphone.process.<role>.<name>"}, "every process", "", Heartbeat{}, "A process is there.", false},
 		{TypeTick, []string{"megaphone.tick.<p>", "megaphone.tick.all"}, "aggregator", "RESULTS", Tick{}, "Time has passed, or the bus was away.", true},

@@ -85,10 +85,12 @@ func samples() map[string]any {
 			Host: "web01", Check: "db", Number: 17, Previous: events.Moment{Phase: events.Pending},
 			Current: events.Moment{Status: &critical, Phase: events.Live, Since: at}, Message: "no answer", Cause: events.CauseResult,
 		},
-		events.TypeHostChanged: events.Transition{Host: "web01", Number: 1, Current: events.Moment{Status: &ok, Phase: events.Live, Since: at}, Cause: events.CauseResult},
-		events.TypeRejected:    events.Rejection{Subject: "megaphone.result.web01.db", Reason: "no status"},
-		events.TypeHeartbeat:   events.Heartbeat{Role: "poller", Name: "w1", Pools: []string{"default"}, Started: at},
-		events.TypeTick:        events.Tick{Outage: &events.Outage{From: at, To: at}},
+		events.TypeHostChanged:  events.Transition{Host: "web01", Number: 1, Current: events.Moment{Status: &ok, Phase: events.Live, Since: at}, Cause: events.CauseResult},
+		events.TypeCheckPresent: events.Present("web01", "db", 17, events.Moment{Status: &critical, Phase: events.Live, Since: at}, "no answer", nil),
+		events.TypeHostPresent:  events.Present("web01", "", 1, events.Moment{Status: &ok, Phase: events.Live, Since: at}, "", nil),
+		events.TypeRejected:     events.Rejection{Subject: "megaphone.result.web01.db", Reason: "no status"},
+		events.TypeHeartbeat:    events.Heartbeat{Role: "poller", Name: "w1", Pools: []string{"default"}, Started: at},
+		events.TypeTick:         events.Tick{Outage: &events.Outage{From: at, To: at}},
 	}
 }
 

@@ -45,6 +45,7 @@ const (
 	OverrideRequest   = root + "api.override"
 	PollRequest       = root + "api.poll"
 	StatusRequest     = root + "api.status"
+	PresentRequest    = root + "api.present"
 )
 
 // TickAll is the subject of records about an outage of the bus itself.

@@ -30,6 +30,19 @@ func ParseDuration(s string) (Duration, error) {
 	return Duration(d), nil
 }
 
+// ParseSince reads a time (RFC 3339), or a span before now. The error wraps
+// [ErrDuration].
+func ParseSince(s string, now time.Time) (time.Time, error) {
+	if t, err := time.Parse(time.RFC3339, s); err == nil {
+		return t, nil
+	}
+	d, err := ParseDuration(s)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("%w, or a time as in 2026-11-22T10:00:00Z", err)
+	}
+	return now.Add(-d.D()), nil
+}
+
 const maxSeconds = 100 * 365 * 24 * 3600 // a hundred years: far inside what a time.Duration holds
 
 func fromSeconds(seconds float64) (Duration, error) {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strconv"
 	"time"
+
+	"github.com/cloudevents/sdk-go/v2/event"
 )
 
 // Cause says why a transition happened. Readers accept causes they do not know.
@@ -18,6 +20,7 @@ const (
 	CauseExpired      Cause = "expired"      // an override ended
 	CauseRegistration Cause = "registration" // registered anew, changed or deregistered
 	CauseDependency   Cause = "dependency"   // another check's transition
+	CausePresent      Cause = "present"      // no transition: how a check or host is
 )
 
 // Moment is one side of a transition. The very first one of a subject has a
@@ -68,6 +71,28 @@ func TransitionSource(created time.Time, host, check string) string {
 		s += ":" + Token(check)
 	}
 	return s
+}
+
+// Present is how a check or host is, in the form of a transition: the last one
+// that there was, with both sides alike. number is 0 before the first.
+func Present(host, check string, number uint64, now Moment, message string, labels map[string]string) Transition {
+	return Transition{
+		Host: host, Check: check, Number: number, Previous: now, Current: now, Message: message, Labels: labels, Cause: CausePresent,
+	}
+}
+
+// PresentEvent is the event that tells what [Present] made, of type
+// [TypeCheckPresent] or [TypeHostPresent]. Its time is that since which it is
+// so. created is that of [TransitionSource].
+func PresentEvent(created time.Time, t Transition) (event.Event, error) {
+	h := Header{
+		Type: TypeCheckPresent, Source: TransitionSource(created, t.Host, t.Check), ID: t.ID() + ".present",
+		Host: t.Host, Check: t.Check, Time: t.Current.Since.Time, Sequence: Sequence(t.Number),
+	}
+	if t.Check == "" {
+		h.Type = TypeHostPresent
+	}
+	return New(h, t)
 }
 
 // Sequence is a transition's number as the CloudEvents extension sequence:

@@ -56,6 +56,26 @@ type StatusAnswer struct {
 	Checks []CheckView `json:"checks,omitempty"` // of a host, where one was asked for
 }
 
+// PresentQuery is the request on [PresentRequest]: a page of the present state of
+// what a filter chooses.
+type PresentQuery struct {
+	Filter Filter `json:"filter,omitzero"`
+	After  *Name  `json:"after,omitempty"` // the Next of the page before; nil for the first
+}
+
+// Name names a check, or with an empty check a host.
+type Name struct {
+	Host  string `json:"host"`
+	Check string `json:"check,omitempty"`
+}
+
+// PresentAnswer is the answer to a [PresentQuery].
+type PresentAnswer struct {
+	Position uint64            `json:"position"`       // of CHANGES: all up to it is in Events, and maybe more
+	Events   []json.RawMessage `json:"events"`         // of type [TypeHostPresent] and [TypeCheckPresent]
+	Next     *Name             `json:"next,omitempty"` // ask again with it; nil on the last page
+}
+
 // Heartbeat is what every process tells of itself: the data of [TypeHeartbeat].
 type Heartbeat struct {
 	Role    string   `json:"role"` // poller, aggregator or gateway
