@@ -5,7 +5,7 @@
 // service that pushes its own status wants [Reporter].
 //
 //	c, err := bus.Connect(ctx, "nats://127.0.0.1:4222")
-//	for change, err := range c.Watch(ctx, bus.WatchOptions{Host: "web01"}) { ... }
+//	for change, err := range c.Watch(ctx, bus.WatchOptions{Filter: events.Filter{Host: "web01"}}) { ... }
 //
 // The rule that is easiest to get wrong: live subjects are at most once, the
 // stream is exact. Watch reads the stream; a plain subscription on

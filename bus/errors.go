@@ -16,18 +16,19 @@ var (
 	ErrPartitions = errors.New("streams have another number of partitions")
 )
 
-// GapError says that transitions were lost to the limits of the stream CHANGES
-// before they were read: by age, or because all data was lost.
+// GapError says that transitions are not in the stream CHANGES that a subscriber
+// has not read: they were dropped by its limits, or data was lost.
 type GapError struct {
 	Subject     string // of the check or host; empty where the whole position is too old
 	After       uint64 // the last position that was read
+	Resume      uint64 // the position after which reading goes on
 	From, Until uint64 // the numbers that are missing, or the positions where Subject is empty
 }
 
 // Error tells what is missing.
 func (e *GapError) Error() string {
 	if e.Subject == "" {
-		return fmt.Sprintf("positions %d to %d are no longer kept: read the present state anew", e.From, e.Until)
+		return fmt.Sprintf("positions %d to %d are no longer kept: read the present state", e.From, e.Until)
 	}
 	return fmt.Sprintf("%s: transitions %d to %d are no longer kept", e.Subject, e.From, e.Until)
 }

@@ -72,7 +72,7 @@ func ExampleConn_Watch() {
 		check(err)
 	}
 	var position uint64 // to be kept by a program that wants to resume after a restart
-	for change, err := range c.Watch(ctx, bus.WatchOptions{Host: "web01", Hosts: true, FromStart: true}) {
+	for change, err := range c.Watch(ctx, bus.WatchOptions{Filter: events.Filter{Host: "web01", Hosts: true}, FromStart: true}) {
 		check(err)
 		t := change.Transition
 		fmt.Printf("%s is %s (%s), change %d\n", t.Host, t.Current.Status, t.Cause, t.Number)
@@ -140,7 +140,7 @@ func ExampleConn_SetOverride() {
 	check(c.SetOverride(ctx, events.Override{
 		Host: "web01", Status: &ok, Reason: "known, see ticket 7", By: "ops", Until: events.At(time.Now().Add(time.Hour)),
 	}))
-	for change, err := range c.Watch(ctx, bus.WatchOptions{Host: "web01", FromStart: true}) {
+	for change, err := range c.Watch(ctx, bus.WatchOptions{Filter: events.Filter{Host: "web01"}, FromStart: true}) {
 		check(err)
 		fmt.Println(change.Transition.Current.Status, change.Transition.Current.Phase, change.Transition.Message)
 		break
@@ -167,7 +167,7 @@ func ExampleReporter() {
 	done := make(chan error)
 	go func() { done <- r.Run(running) }()
 
-	for change, err := range c.Watch(ctx, bus.WatchOptions{Host: "web01", Check: "queue", FromStart: true}) {
+	for change, err := range c.Watch(ctx, bus.WatchOptions{Filter: events.Filter{Host: "web01", Check: "queue"}, FromStart: true}) {
 		check(err)
 		t := change.Transition
 		fmt.Println(t.Current.Status, t.Current.Phase, t.Message)

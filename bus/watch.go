@@ -16,9 +16,7 @@ import (
 // WatchOptions choose what [Conn.Watch] yields. The zero value yields every
 // transition from now on.
 type WatchOptions struct {
-	Host  string // only this host and its checks
-	Check string // only this check of Host
-	Hosts bool   // only transitions of hosts, none of checks
+	Filter events.Filter
 
 	// Where to begin, the first that is set: after a position, where an earlier
 	// Watch stopped; at a time; with the oldest that is kept; else with what
@@ -26,6 +24,17 @@ type WatchOptions struct {
 	After     uint64
 	Since     time.Time
 	FromStart bool
+
+	// State yields first what is, then what changes, without a gap between: a
+	// [Change] with Present for every host and check that the filter chooses, by
+	// name, then one with Complete. With After it does so only where that position
+	// is no longer kept: the present state is what can be known then. It is asked
+	// of a gateway; Since and FromStart have no meaning with it.
+	State bool
+
+	// Mark yields a [Change] with Complete once all is told that was stored when
+	// Watch began.
+	Mark bool
 }
 
 // Change is a transition as a subscriber gets it.
@@ -35,24 +44,34 @@ type Change struct {
 	Event      event.Event
 	Transition events.Transition
 	State      []byte // JSON of the complete state after it: an events.CheckState or events.HostState
+
+	// Present says that this is no transition but how a check or host is, see
+	// [events.Present]; Position, Stored and State are not set.
+	Present bool
+	// Complete says that what was there has been told: only Position is set. What
+	// is resumed after it misses nothing.
+	Complete bool
 }
 
 // Watch yields transitions in the order in which they were stored, each once,
 // until ctx ends or the caller breaks off. It reads the stream CHANGES: a lost
 // connection is resumed where it stopped, and for ever. Numbers of each check
-// and host are compared; what is missing is read from the stream, and what is
-// no longer kept there is yielded as a [*GapError], after which Watch goes on.
-// Any other error is the last thing that it yields. Nothing starts before the
-// iterator is ranged over. It remembers a number per check and host seen.
+// and host are compared, whatever else the filter says; what is missing is read
+// from the stream, and what is no longer kept there is yielded as a [*GapError],
+// after which Watch goes on. Any other error is the last thing that it yields.
+// Nothing starts before the iterator is ranged over.
+//
+// A slow caller holds nobody up: the server sends what is asked for, [watchAhead]
+// at a time. Watch remembers a number per check and host seen.
 func (c *Conn) Watch(ctx context.Context, o WatchOptions) iter.Seq2[Change, error] {
 	return func(yield func(Change, error) bool) {
-		w := watcher{c: c, o: o, next: o.After + 1, resume: o.After > 0, seen: map[string]seen{}}
+		w := watcher{c: c, o: o, yield: yield, next: o.After + 1, resume: o.After > 0, mark: o.Mark, seen: map[string]seen{}}
 		for {
-			more, err := w.read(ctx, yield)
-			if !more || ctx.Err() != nil {
+			err := w.read(ctx)
+			if errors.Is(err, errBroken) || ctx.Err() != nil {
 				return
 			}
-			if permanent(err) {
+			if w.permanent(err) {
 				yield(Change{}, err)
 				return
 			}
@@ -66,64 +85,152 @@ func (c *Conn) Watch(ctx context.Context, o WatchOptions) iter.Seq2[Change, erro
 	}
 }
 
-const watchPause = 250 * time.Millisecond
+const (
+	watchPause = 250 * time.Millisecond // before a new attempt
+	watchAhead = 256                    // transitions that wait in memory for a slow caller
+	watchIdle  = time.Minute            // without a transition, after which the position is brought up to date
+)
+
+// errBroken ends a reading because the caller broke off.
+var errBroken = errors.New("the caller broke off")
 
 // permanent reports whether trying again would end the same way.
-func permanent(err error) bool {
-	return errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, events.ErrName) || errors.Is(err, nats.ErrConnectionClosed) ||
-		errors.Is(err, nats.ErrPermissionViolation) || errors.Is(err, jetstream.ErrJetStreamNotEnabled)
+func (w *watcher) permanent(err error) bool {
+	for _, known := range []error{
+		jetstream.ErrStreamNotFound, jetstream.ErrJetStreamNotEnabled, events.ErrName, ErrRefused,
+		nats.ErrConnectionClosed, nats.ErrPermissionViolation,
+	} {
+		if errors.Is(err, known) {
+			return true
+		}
+	}
+	return errors.Is(err, ErrNoService) && !w.began // later it is a gateway that starts again
 }
 
+// watcher is one Watch. Its methods return errBroken once yield was told so.
 type watcher struct {
 	c      *Conn
 	o      WatchOptions
+	yield  func(Change, error) bool
 	next   uint64 // position to go on with
 	resume bool   // next is to be used
+	mark   bool   // Complete is to be told
+	began  bool   // a gateway has answered
+	target uint64 // the last position when the reading began
 	seen   map[string]seen
 }
 
 type seen struct{ number, position uint64 }
 
-// read yields until the caller breaks off (more is false) or reading fails.
-func (w *watcher) read(ctx context.Context, yield func(Change, error) bool) (more bool, err error) {
-	if more, err := w.place(ctx, yield); !more || err != nil {
-		return more, err
+// say yields and reports as an error that the caller broke off.
+func (w *watcher) say(ch Change, err error) error {
+	if !w.yield(ch, err) {
+		return errBroken
 	}
-	cfg, err := w.config()
-	if err != nil {
-		return true, err
+	return nil
+}
+
+// read yields until reading fails.
+func (w *watcher) read(ctx context.Context) error {
+	if err := w.o.Filter.Validate(); err != nil {
+		return err
 	}
-	cons, err := w.c.js.OrderedConsumer(ctx, StreamChanges, cfg)
-	if err != nil {
-		return true, fmt.Errorf("read the stream %s: %w", StreamChanges, err)
+	if w.o.State && !w.resume {
+		if err := w.present(ctx); err != nil {
+			return err
+		}
 	}
-	msgs, err := cons.Messages(jetstream.PullExpiry(5*time.Second), jetstream.PullHeartbeat(time.Second))
+	if err := w.place(ctx); err != nil {
+		return err
+	}
+	cons, err := w.c.js.OrderedConsumer(ctx, StreamChanges, w.config())
 	if err != nil {
-		return true, fmt.Errorf("read the stream %s: %w", StreamChanges, err)
+		return fmt.Errorf("read the stream %s: %w", StreamChanges, err)
+	}
+	if info := cons.CachedInfo(); info != nil && info.NumPending == 0 {
+		if err := w.reached(w.target); err != nil {
+			return err
+		}
+	}
+	msgs, err := cons.Messages(jetstream.PullMaxMessages(watchAhead), jetstream.PullExpiry(5*time.Second), jetstream.PullHeartbeat(time.Second))
+	if err != nil {
+		return fmt.Errorf("read the stream %s: %w", StreamChanges, err)
 	}
 	defer msgs.Stop()
+	return w.follow(ctx, cons, msgs)
+}
+
+func (w *watcher) follow(ctx context.Context, cons jetstream.Consumer, msgs jetstream.MessagesContext) error {
 	for {
-		m, err := msgs.Next(jetstream.NextContext(ctx))
-		if errors.Is(err, jetstream.ErrNoHeartbeat) && ctx.Err() == nil && w.c.nc.IsConnected() {
+		next, cancel := context.WithTimeout(ctx, watchIdle)
+		m, err := msgs.Next(jetstream.NextContext(next))
+		idle := next.Err() != nil
+		cancel()
+		switch {
+		case err == nil:
+			err = w.take(ctx, m)
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case idle:
+			err = w.advance(ctx, cons)
+		case errors.Is(err, jetstream.ErrNoHeartbeat) && w.c.nc.IsConnected():
 			continue // the client asks again by itself
 		}
 		if err != nil {
-			return true, fmt.Errorf("read the stream %s: %w", StreamChanges, err)
-		}
-		ch, err := readChange(m)
-		if err != nil {
-			w.c.log.Warn("a stored transition is unreadable", "subject", m.Subject(), "error", err)
-			continue
-		}
-		if !w.tell(ctx, m.Subject(), ch, yield) {
-			return false, nil
+			return fmt.Errorf("read the stream %s: %w", StreamChanges, err)
 		}
 	}
 }
 
-func (w *watcher) config() (jetstream.OrderedConsumerConfig, error) {
-	subjects, err := w.o.subjects()
-	cfg := jetstream.OrderedConsumerConfig{FilterSubjects: subjects, InactiveThreshold: time.Minute}
+// take yields what a message of the stream tells.
+func (w *watcher) take(ctx context.Context, m jetstream.Msg) error {
+	meta, err := m.Metadata()
+	if err != nil {
+		return err
+	}
+	ch, err := newChange(m, meta.Sequence.Stream, meta.Timestamp)
+	if err != nil {
+		w.c.log.Warn("a stored transition is unreadable", "subject", m.Subject(), "error", err)
+	} else if err := w.tell(ctx, m.Subject(), ch); err != nil {
+		return err
+	}
+	w.next, w.resume = meta.Sequence.Stream+1, true
+	if meta.NumPending > 0 && w.next <= w.target {
+		return nil
+	}
+	return w.reached(max(w.target, meta.Sequence.Stream))
+}
+
+// reached notes that all up to a position has been yielded, and tells it once if
+// asked to.
+func (w *watcher) reached(position uint64) error {
+	w.next, w.resume = max(w.next, position+1), true
+	if !w.mark {
+		return nil
+	}
+	w.mark = false
+	return w.say(Change{Complete: true, Position: w.next - 1}, nil)
+}
+
+// advance brings the position up to date where nothing that the filter chooses
+// has come for long: else resuming would tell a gap of others' transitions.
+func (w *watcher) advance(ctx context.Context, cons jetstream.Consumer) error {
+	s, err := w.c.js.Stream(ctx, StreamChanges)
+	if err != nil {
+		return err
+	}
+	info, err := cons.Info(ctx)
+	if err != nil {
+		return err
+	}
+	if info.NumPending == 0 && info.Delivered.Stream < w.next {
+		w.next = max(w.next, s.CachedInfo().State.LastSeq+1)
+	}
+	return nil
+}
+
+func (w *watcher) config() jetstream.OrderedConsumerConfig {
+	cfg := jetstream.OrderedConsumerConfig{FilterSubjects: w.o.Filter.Subjects(), InactiveThreshold: time.Minute}
 	switch {
 	case w.resume:
 		cfg.DeliverPolicy, cfg.OptStartSeq = jetstream.DeliverByStartSequencePolicy, w.next
@@ -132,106 +239,72 @@ func (w *watcher) config() (jetstream.OrderedConsumerConfig, error) {
 	default:
 		cfg.DeliverPolicy = jetstream.DeliverAllPolicy
 	}
-	return cfg, err
-}
-
-func (o WatchOptions) subjects() ([]string, error) {
-	if o.Host == "" {
-		if o.Check != "" {
-			return nil, fmt.Errorf("%w: a check is named without its host", events.ErrName)
-		}
-		if o.Hosts {
-			return []string{events.StatusHostSubjects}, nil
-		}
-		return []string{events.StatusSubjects}, nil
-	}
-	host, err := events.ParseHost(o.Host)
-	switch {
-	case err != nil:
-		return nil, err
-	case o.Check != "":
-		return []string{events.StatusSubject(host, o.Check)}, nil
-	case o.Hosts:
-		return []string{events.StatusSubject(host, "")}, nil
-	}
-	return []string{events.StatusSubject(host, ""), "megaphone.status.check." + events.Token(host) + ".*"}, nil
+	return cfg
 }
 
 // place decides at which position reading begins. "From now on" becomes a
 // position, so that nothing is missed if the connection is lost before the first
 // change. Where the position to resume after is older than the oldest that is
-// kept, a gap is yielded.
-func (w *watcher) place(ctx context.Context, yield func(Change, error) bool) (more bool, err error) {
-	if !w.resume && (w.o.FromStart || !w.o.Since.IsZero()) {
-		return true, nil
-	}
-	s, err := w.c.js.Stream(ctx, StreamChanges)
+// kept, or newer than the newest, a gap is yielded.
+func (w *watcher) place(ctx context.Context) error {
+	state, err := w.changes(ctx)
 	if err != nil {
-		return true, fmt.Errorf("ask for the stream %s: %w", StreamChanges, err)
+		return err
 	}
-	if !w.resume {
-		w.next, w.resume = s.CachedInfo().State.LastSeq+1, true
-		return true, nil
+	w.target = state.LastSeq
+	switch {
+	case !w.resume && (w.o.FromStart || !w.o.Since.IsZero()):
+		return nil
+	case !w.resume:
+		w.next, w.resume = state.LastSeq+1, true
+		return nil
+	case w.next < state.FirstSeq:
+		return w.gap(ctx, &GapError{After: w.next - 1, Resume: state.FirstSeq - 1, From: w.next, Until: state.FirstSeq - 1})
+	case w.next > state.LastSeq+1:
+		// What was stored last is gone, with its numbers: they are used again.
+		clear(w.seen)
+		return w.gap(ctx, &GapError{After: w.next - 1, Resume: state.LastSeq, From: state.LastSeq + 1, Until: w.next - 1})
 	}
-	first := s.CachedInfo().State.FirstSeq
-	if w.next >= first {
-		return true, nil
-	}
-	gap := &GapError{After: w.next - 1, From: w.next, Until: first - 1}
-	w.next = first
-	return yield(Change{}, gap), nil
+	return nil
 }
 
-// tell yields a change, and before it what is missing by number.
-func (w *watcher) tell(ctx context.Context, subject string, ch Change, yield func(Change, error) bool) bool {
-	last, n := w.seen[subject], ch.Transition.Number
-	if last.number > 0 && n <= last.number {
-		return true // seen before
+// gap tells that positions are missing, and goes on after them.
+func (w *watcher) gap(ctx context.Context, gap *GapError) error {
+	if err := w.say(Change{}, gap); err != nil {
+		return err
 	}
-	if last.number > 0 && n > last.number+1 && !w.fill(ctx, subject, last, ch, yield) {
-		return false
+	w.next = gap.Resume + 1
+	if !w.o.State {
+		return nil
 	}
-	w.seen[subject] = seen{n, ch.Position}
-	w.next, w.resume = ch.Position+1, true
-	return yield(ch, nil)
+	if err := w.present(ctx); err != nil {
+		w.resume = false // the present state is still to be told
+		return err
+	}
+	return nil
 }
 
-// fill yields the transitions between last and ch, or a gap where they are gone.
-func (w *watcher) fill(ctx context.Context, subject string, last seen, ch Change, yield func(Change, error) bool) bool {
-	s, err := w.c.js.Stream(ctx, StreamChanges)
-	for err == nil && last.number+1 < ch.Transition.Number {
-		var raw *jetstream.RawStreamMsg
-		if raw, err = s.GetMsg(ctx, last.position+1, jetstream.WithGetMsgSubject(subject)); err != nil {
-			break
+// changes asks for the state of the stream. Right after another node of a cluster
+// took over, it may know less than what was read before; that passes.
+func (w *watcher) changes(ctx context.Context) (jetstream.StreamState, error) {
+	for try := 0; ; try++ {
+		s, err := w.c.js.Stream(ctx, StreamChanges)
+		if err != nil {
+			return jetstream.StreamState{}, fmt.Errorf("ask for the stream %s: %w", StreamChanges, err)
 		}
-		var missing Change
-		if missing, err = newChange(rawMsg{raw}, raw.Sequence, raw.Time); err != nil || raw.Sequence >= ch.Position {
-			break
+		state := s.CachedInfo().State
+		if !w.resume || w.next <= state.LastSeq+1 || try == behindTries {
+			return state, nil
 		}
-		if missing.Transition.Number > last.number+1 {
-			gap := &GapError{Subject: subject, After: last.position, From: last.number + 1, Until: missing.Transition.Number - 1}
-			if !yield(Change{}, gap) {
-				return false
-			}
-		}
-		last = seen{missing.Transition.Number, missing.Position}
-		if !yield(missing, nil) {
-			return false
+		select {
+		case <-ctx.Done():
+			return state, ctx.Err()
+		case <-time.After(watchPause):
 		}
 	}
-	if last.number+1 < ch.Transition.Number {
-		return yield(Change{}, &GapError{Subject: subject, After: last.position, From: last.number + 1, Until: ch.Transition.Number - 1})
-	}
-	return true
 }
 
-func readChange(m jetstream.Msg) (Change, error) {
-	meta, err := m.Metadata()
-	if err != nil {
-		return Change{}, err
-	}
-	return newChange(m, meta.Sequence.Stream, meta.Timestamp)
-}
+const behindTries = 8 // of watchPause each
 
 func newChange(m Msg, position uint64, stored time.Time) (Change, error) {
 	e, err := ReadEvent(m)
@@ -241,9 +314,3 @@ func newChange(m Msg, position uint64, stored time.Time) (Change, error) {
 	ch := Change{Position: position, Stored: stored, Event: e, State: []byte(m.Headers().Get(events.StateHeader))}
 	return ch, events.DataAs(e, &ch.Transition)
 }
-
-type rawMsg struct{ m *jetstream.RawStreamMsg }
-
-func (r rawMsg) Subject() string      { return r.m.Subject }
-func (r rawMsg) Headers() nats.Header { return r.m.Header }
-func (r rawMsg) Data() []byte         { return r.m.Data }

@@ -88,11 +88,11 @@ func TestWatch(t *testing.T) {
 
 	got, _ := take(t, c, bus.WatchOptions{FromStart: true}, 5)
 	is.Equal(got, []string{"web01.db#1", "web01#1", "web02.db#1", "web02#1", "web01.db#2"})
-	got, _ = take(t, c, bus.WatchOptions{FromStart: true, Hosts: true}, 2)
+	got, _ = take(t, c, bus.WatchOptions{Filter: events.Filter{Hosts: true}, FromStart: true}, 2)
 	is.Equal(got, []string{"web01#1", "web02#1"})
-	got, _ = take(t, c, bus.WatchOptions{FromStart: true, Host: "web01"}, 3)
+	got, _ = take(t, c, bus.WatchOptions{Filter: events.Filter{Host: "web01"}, FromStart: true}, 3)
 	is.Equal(got, []string{"web01.db#1", "web01#1", "web01.db#2"})
-	got, _ = take(t, c, bus.WatchOptions{FromStart: true, Host: "web02", Check: "db"}, 1)
+	got, _ = take(t, c, bus.WatchOptions{Filter: events.Filter{Host: "web02", Check: "db"}, FromStart: true}, 1)
 	is.Equal(got, []string{"web02.db#1"})
 	got, last := take(t, c, bus.WatchOptions{After: first}, 3) // resumes after where it stopped
 	is.Equal(got, []string{"web02.db#1", "web02#1", "web01.db#2"})

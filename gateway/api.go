@@ -53,6 +53,7 @@ func (s *Server) serveBus(ctx context.Context) error {
 		{"deregister", events.DeregisterRequest, s.callDeregister},
 		{"override", events.OverrideRequest, s.callOverride},
 		{"status", events.StatusRequest, s.callStatus},
+		{"present", events.PresentRequest, s.callPresent},
 	} {
 		err := svc.AddEndpoint(e.name, s.endpoint(ctx, &calls, e.run), micro.WithEndpointSubject(e.subject))
 		if err != nil {

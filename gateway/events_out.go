@@ -5,20 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
+	"net/url"
 	"strconv"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
-	"github.com/looprock/megaphone/bus"
 	"github.com/looprock/megaphone/events"
 )
 
 // Limits of GET /events.
 const (
 	maxStreams   = 10_000           // clients
-	maxCatchUps  = 64               // clients that read the stream at the same time
 	streamBeat   = 15 * time.Second // between two comment lines where nothing happens
 	streamWrite  = 10 * time.Second // for one write; who takes less in that time is cut off
 	streamChunk  = 256              // transitions in one write
@@ -27,33 +23,23 @@ const (
 
 // Events that are not transitions: what follows them in the stream of a client.
 const (
-	eventGap    = "gap"    // positions that are no longer kept
-	eventClosed = "closed" // the reason why the gateway ends the stream
+	eventGap      = "gap"      // what is no longer kept
+	eventComplete = "complete" // the present state has been told
+	eventClosed   = "closed"   // the reason why the gateway ends the stream
 )
 
-// streamFilter chooses transitions.
-type streamFilter struct {
-	host, check, kind string
-}
-
-func (f streamFilter) matches(fr frame) bool {
-	return (f.host == "" || f.host == fr.host) && (f.check == "" || f.check == fr.check) && (f.kind == "" || f.kind == fr.kind)
-}
-
-// subjects are those of the stream on which the transitions lie.
-func (f streamFilter) subjects() []string {
-	switch {
-	case f.host == "":
-		return []string{events.StatusSubjects}
-	case f.check != "":
-		return []string{events.StatusSubject(f.host, f.check)}
-	}
-	return []string{events.StatusSubject(f.host, ""), "megaphone.status.check." + events.Token(f.host) + ".*"}
+// streamStart is what a client asks for.
+type streamStart struct {
+	filter events.Filter
+	state  bool // first what is
+	resume bool // after a position; what is only where that is no longer kept
+	after  uint64
+	since  time.Time // zero: from now on
 }
 
 // getEvents tells transitions as they happen, as server-sent events.
 func (s *Server) getEvents(w http.ResponseWriter, r *http.Request) {
-	filter, after, resume, err := streamQuery(r)
+	start, err := streamQuery(r, time.Now())
 	if err != nil {
 		s.fail(w, r, err)
 		return
@@ -69,8 +55,8 @@ func (s *Server) getEvents(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, refuse(http.StatusServiceUnavailable, "the gateway has not reached the bus yet"))
 		return
 	}
-	if resume {
-		position = after
+	if !start.resume {
+		start.after = position
 	}
 	h := w.Header()
 	h.Set("Content-Type", "text/event-stream")
@@ -80,51 +66,66 @@ func (s *Server) getEvents(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodHead {
 		return
 	}
-	out := &eventStream{w: w, rc: http.NewResponseController(w), filter: filter, position: position}
-	if reason := s.stream(r.Context(), out); reason != "" {
+	out := &eventStream{w: w, rc: http.NewResponseController(w), filter: start.filter, position: start.after}
+	if reason := s.stream(r.Context(), out, start); reason != "" {
 		out.special(eventClosed, map[string]any{"reason": reason})
 		out.flush()
 	}
 }
 
-// streamQuery reads where to begin and what to tell.
-func streamQuery(r *http.Request) (f streamFilter, after uint64, resume bool, err error) {
+// streamQuery reads where to begin and what to tell: the same words as the flags
+// of `megaphone watch`.
+func streamQuery(r *http.Request, now time.Time) (start streamStart, err error) {
 	q := r.URL.Query()
-	if host := q.Get("host"); host != "" {
-		if f.host, err = events.ParseHost(host); err != nil {
-			return f, 0, false, err
+	words := events.FilterWords{Host: q.Get("host"), Check: q.Get("check"), Hosts: given(q, "hosts"), Status: q.Get("status"), Labels: q["label"]}
+	switch q.Get("type") {
+	case "":
+	case events.TypeHostChanged:
+		words.Hosts = true
+	case events.TypeCheckChanged:
+		if words.Check == "" {
+			words.Check = "*"
 		}
+	default:
+		return start, refuse(http.StatusBadRequest, "?type= may be %s or %s", events.TypeCheckChanged, events.TypeHostChanged)
 	}
-	f.check, f.kind = q.Get("check"), q.Get("type")
-	if f.check != "" && f.host == "" {
-		return f, 0, false, refuse(http.StatusBadRequest, "?check= needs ?host=: an id is unique on its host only")
+	if start.filter, err = events.ParseFilter(words); err != nil {
+		return start, err
 	}
-	if kinds := []string{"", events.TypeCheckChanged, events.TypeHostChanged}; !slices.Contains(kinds, f.kind) {
-		return f, 0, false, refuse(http.StatusBadRequest, "?type= may be %s or %s", kinds[1], kinds[2])
-	}
+	start.state = given(q, "state")
 	text := r.Header.Get("Last-Event-ID") // a browser that reconnects sends both: this one is newer
 	if text == "" {
 		text = q.Get("after")
 	}
+	if since := q.Get("since"); text == "" && since != "" {
+		start.since, err = events.ParseSince(since, now)
+		return start, err
+	}
 	if text == "" {
-		return f, 0, false, nil
+		return start, nil
 	}
-	if after, err = strconv.ParseUint(text, 10, 64); err != nil {
-		return f, 0, false, refuse(http.StatusBadRequest, "after and Last-Event-ID must be a position: the id of an event, or 0 for the oldest kept")
+	start.resume = true
+	if start.after, err = strconv.ParseUint(text, 10, 64); err != nil {
+		return start, refuse(http.StatusBadRequest, "after and Last-Event-ID must be a position: the id of an event, or 0 for the oldest kept")
 	}
-	return f, after, true, nil
+	return start, nil
+}
+
+// given reports whether a word is in a query that needs no value.
+func given(q url.Values, word string) bool {
+	return q.Has(word) && q.Get(word) != "0" && q.Get(word) != "false"
 }
 
 // stream tells until the client is gone or has to be cut off, and returns why,
 // "" where there is nobody to tell.
-func (s *Server) stream(ctx context.Context, out *eventStream) (reason string) {
+func (s *Server) stream(ctx context.Context, out *eventStream, start streamStart) (reason string) {
 	_ = out.rc.SetReadDeadline(time.Time{})
 	out.raw(fmt.Sprintf("retry: %d\n\n", retryAdvised.Milliseconds()))
 	if !out.flush() {
 		return ""
 	}
-	if err := s.catchUp(ctx, out); err != nil {
-		if ctx.Err() != nil {
+	if err := s.begin(ctx, out, start); err != nil {
+		if ctx.Err() != nil || errors.Is(err, errGone) {
 			return ""
 		}
 		_, reason = codeOf(err)
@@ -157,151 +158,4 @@ func (s *Server) stream(ctx context.Context, out *eventStream) (reason string) {
 			}
 		}
 	}
-}
-
-// catchUp reads the stream until the hub can go on.
-func (s *Server) catchUp(ctx context.Context, out *eventStream) error {
-	if _, _, ok := s.hub.after(out.position, 1); ok {
-		return nil
-	}
-	select {
-	case s.catchUps <- struct{}{}:
-		defer func() { <-s.catchUps }()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	for {
-		if err := s.readPast(ctx, out); err != nil {
-			return err
-		}
-		if _, _, ok := s.hub.after(out.position, 1); ok {
-			return nil
-		}
-	}
-}
-
-// readPast tells what the stream holds after the position of out, up to where it
-// ended when the reading began.
-func (s *Server) readPast(ctx context.Context, out *eventStream) error {
-	stream, err := s.conn.JetStream().Stream(ctx, bus.StreamChanges)
-	if err != nil {
-		return fmt.Errorf("ask for the stream %s: %w", bus.StreamChanges, err)
-	}
-	state := stream.CachedInfo().State
-	if out.position > 0 && out.position+1 < state.FirstSeq {
-		out.gap(out.position+1, state.FirstSeq-1)
-	}
-	out.position = max(out.position, state.FirstSeq-1)
-	if out.position >= state.LastSeq {
-		return nil
-	}
-	cons, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
-		FilterSubjects: out.filter.subjects(), InactiveThreshold: 30 * time.Second,
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: out.position + 1,
-	})
-	if err != nil {
-		return fmt.Errorf("read the stream %s: %w", bus.StreamChanges, err)
-	}
-	if info := cons.CachedInfo(); info != nil && info.NumPending == 0 {
-		out.position = state.LastSeq
-		return nil
-	}
-	msgs, err := cons.Messages(jetstream.PullExpiry(5*time.Second), jetstream.PullHeartbeat(time.Second))
-	if err != nil {
-		return fmt.Errorf("read the stream %s: %w", bus.StreamChanges, err)
-	}
-	defer msgs.Stop()
-	for {
-		m, err := msgs.Next(jetstream.NextContext(ctx))
-		if err != nil {
-			return fmt.Errorf("read the stream %s: %w", bus.StreamChanges, err)
-		}
-		meta, err := m.Metadata()
-		if err != nil {
-			return err
-		}
-		out.past(m, meta.Sequence.Stream)
-		if !out.full() && meta.NumPending > 0 {
-			continue
-		}
-		if !out.flush() {
-			return errGone
-		}
-		if meta.NumPending == 0 {
-			out.position = max(out.position, state.LastSeq)
-			return nil
-		}
-	}
-}
-
-var errGone = errors.New("the client is gone")
-
-// eventStream writes server-sent events to one client, and knows its place.
-type eventStream struct {
-	w        http.ResponseWriter
-	rc       *http.ResponseController
-	filter   streamFilter
-	position uint64 // all up to here has been told
-	buf      []byte
-}
-
-// past tells a transition read from the stream.
-func (o *eventStream) past(m jetstream.Msg, position uint64) {
-	o.position = position
-	e, err := bus.ReadEvent(m)
-	if err != nil {
-		return
-	}
-	addr, err := events.ParseSubject(m.Subject())
-	if err != nil {
-		return
-	}
-	if f, err := newFrame(Told{Position: position, Event: e, Host: addr.Host, Check: addr.Check}); err == nil {
-		o.tell([]frame{f})
-	}
-}
-
-func (o *eventStream) tell(frames []frame) {
-	for _, f := range frames {
-		o.position = f.position
-		if !o.filter.matches(f) {
-			continue
-		}
-		o.buf = append(o.buf, "id: "...)
-		o.buf = strconv.AppendUint(o.buf, f.position, 10)
-		o.buf = append(o.buf, "\nevent: "...)
-		o.buf = append(o.buf, f.kind...)
-		o.buf = append(o.buf, "\ndata: "...)
-		o.buf = append(o.buf, f.data...)
-		o.buf = append(o.buf, '\n', '\n')
-	}
-}
-
-// gap tells that positions are missing, and lets the client resume after them.
-func (o *eventStream) gap(from, until uint64) {
-	o.raw("id: " + strconv.FormatUint(until, 10) + "\n")
-	o.special(eventGap, map[string]any{
-		"from": from, "until": until, "reason": "these positions are no longer kept: read the present state by GET /hosts",
-	})
-}
-
-func (o *eventStream) special(name string, data any) {
-	o.raw("event: " + name + "\ndata: ")
-	o.raw(string(encode(data)) + "\n") // encode ends the line
-}
-
-func (o *eventStream) raw(text string) { o.buf = append(o.buf, text...) }
-
-func (o *eventStream) full() bool { return len(o.buf) > 64<<10 }
-
-// flush sends what is written and reports whether the client took it in time.
-func (o *eventStream) flush() bool {
-	if len(o.buf) == 0 {
-		return true
-	}
-	// A ResponseWriter without deadlines, as in tests, takes what it gets.
-	_ = o.rc.SetWriteDeadline(time.Now().Add(streamWrite))
-	_, err := o.w.Write(o.buf)
-	o.buf = o.buf[:0]
-	return err == nil && o.rc.Flush() == nil
 }

@@ -235,7 +235,11 @@ func TestGetEvents(t *testing.T) {
 	is.Equal(r.watch("?after=0&type="+events.TypeHostChanged).next().id, fmt.Sprint(host))
 	is.Equal(r.watch("?after=0", "Last-Event-ID", fmt.Sprint(second)).next().id, fmt.Sprint(other))
 
-	for _, bad := range []string{"?after=x", "?check=a", "?type=x", "?host=a%20b"} {
+	is.Equal(r.watch("?since=1h&check=b").next().id, fmt.Sprint(other))
+	is.Equal(r.watch("?after=0&hosts").next().id, fmt.Sprint(host))
+	is.Equal(r.watch("?after=0&status=Critical&host=web*&check=?").next().id, fmt.Sprint(second))
+
+	for _, bad := range []string{"?after=x", "?since=yesterday", "?type=x", "?host=a%20b", "?status=bad", "?hosts&check=a"} {
 		r.get("/events"+bad).problem(t, 400)
 	}
 	is.Equal(r.do("HEAD", "/events", "").code, 200)
@@ -291,7 +295,7 @@ func TestHubDropsTheSlow(t *testing.T) {
 	h := newHub()
 	_, _, ok := h.after(0, 1)
 	is.True(!ok) // not begun
-	h.begin(10)
+	h.begin(time.Now(), 10)
 	e, err := events.New(events.Header{Type: events.TypeCheckChanged, Source: "urn:a", ID: "1", Time: time.Now()}, 1)
 	is.NoErr(err)
 	for i := range ringSize + 1 {

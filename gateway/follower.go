@@ -22,10 +22,9 @@ import (
 
 // Told is a transition as subscribers get it.
 type Told struct {
-	Position uint64 // in CHANGES
-	Event    event.Event
-	Host     string
-	Check    string // empty for a host
+	Position   uint64 // in CHANGES
+	Event      event.Event
+	Transition events.Transition
 }
 
 // Follower keeps a [View] up to date from the bus: it loads the streams STATE,
@@ -44,10 +43,13 @@ type Follower struct {
 }
 
 // sink takes transitions in their order, from one goroutine: after begin(p) all
-// that are stored after the position p.
+// that are stored after the position p. loaded says that the view holds all that
+// the bus has, reset that it is loaded anew.
 type sink interface {
-	begin(position uint64)
+	begin(created time.Time, position uint64)
 	add(t Told)
+	loaded()
+	reset()
 }
 
 // NewFollower makes a follower; [Follower.Run] does the work.
@@ -100,6 +102,9 @@ func (f *Follower) Run(ctx context.Context) error {
 			err := f.followStreams(ctx)
 			if ctx.Err() == nil {
 				f.log.Warn("the view is loaded anew", "error", err)
+				if f.tell != nil {
+					f.tell.reset()
+				}
 				f.view.Reset()
 			}
 		}
@@ -169,6 +174,9 @@ func (f *Follower) followStreams(ctx context.Context) error {
 		}
 		// The subscription may lag behind; what readers see first must not.
 		f.view.RefreshRegistration("", "")
+		if f.tell != nil {
+			f.tell.loaded()
+		}
 		f.once.Do(func() { close(f.ready) })
 		return nil
 	})
@@ -186,7 +194,7 @@ type source struct {
 	policy   jetstream.DeliverPolicy // of the first reading
 	apply    func(m jetstream.Msg, meta *jetstream.MsgMetadata, live bool)
 
-	begin func(position uint64) // told when what was there has been read; may be nil
+	begin func(created time.Time, position uint64) // told when what was there has been read; may be nil
 
 	created time.Time
 	next    uint64 // position to go on with
@@ -223,6 +231,9 @@ func (s *source) read(ctx context.Context) error {
 		s.created = created
 	case !s.created.Equal(created) || stream.CachedInfo().State.LastSeq+1 < s.next:
 		return errRecreated
+	}
+	if first := stream.CachedInfo().State.FirstSeq; s.live && s.begin != nil && s.next < first {
+		s.begin(s.created, first-1) // what lies between is no longer kept: subscribers are to be told
 	}
 	cons, err := stream.OrderedConsumer(ctx, s.config())
 	if err != nil {
@@ -307,7 +318,7 @@ func (s *source) goLive(position uint64) {
 	if !s.live {
 		s.live = true
 		if s.begin != nil {
-			s.begin(position)
+			s.begin(s.created, position)
 		}
 		s.f.heard.Store(time.Now().UnixNano())
 		close(s.loaded)
@@ -352,12 +363,12 @@ func (f *Follower) applyChange(m jetstream.Msg, meta *jetstream.MsgMetadata, liv
 		f.log.Warn("a stored transition is unreadable", "subject", m.Subject(), "error", err)
 		return
 	}
-	addr, err := events.ParseSubject(m.Subject())
-	if err != nil {
+	told := Told{Position: meta.Sequence.Stream, Event: e}
+	if err := events.DataAs(e, &told.Transition); err != nil {
 		f.log.Warn("a stored transition is unreadable", "subject", m.Subject(), "error", err)
 		return
 	}
-	f.tell.add(Told{Position: meta.Sequence.Stream, Event: e, Host: addr.Host, Check: addr.Check})
+	f.tell.add(told)
 }
 
 func (f *Follower) applyResult(m jetstream.Msg, meta *jetstream.MsgMetadata, _ bool) {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sort"
 	"sync"
+	"time"
 
 	"github.com/looprock/megaphone/events"
 )
@@ -24,25 +25,47 @@ type hub struct {
 	from  uint64 // all transitions after this position are in the ring, or are yet to come
 	begun bool
 	grown chan struct{} // closed when something is added
+
+	created time.Time // when CHANGES was made
+	all     bool      // the view holds all that the bus has
 }
 
 // frame is a transition as it is sent.
 type frame struct {
-	position uint64
-	kind     string // type of the event
-	host     string
-	check    string
-	data     []byte // the CloudEvent on one line
+	position   uint64
+	kind       string // type of the event
+	transition events.Transition
+	data       []byte // the CloudEvent on one line
 }
 
 func newHub() *hub { return &hub{grown: make(chan struct{})} }
 
 // begin forgets everything: from now on transitions after the position come.
-func (h *hub) begin(position uint64) {
+func (h *hub) begin(created time.Time, position uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.ring, h.from, h.begun = nil, position, true
+	h.ring, h.from, h.begun, h.created = nil, position, true, created
 	h.wake()
+}
+
+// loaded says that the view holds all that the bus has, reset that it does not
+// any more.
+func (h *hub) loaded() { h.setAll(true) }
+func (h *hub) reset()  { h.setAll(false) }
+
+func (h *hub) setAll(all bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.all = all
+}
+
+// whole is the position up to which the view certainly holds every transition,
+// and when the stream was made; ok is false while the view is being loaded.
+func (h *hub) whole() (position uint64, created time.Time, ok bool) {
+	position, _ = h.last()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return position, h.created, h.all
 }
 
 // add appends a transition. Positions grow.
@@ -77,7 +100,7 @@ func newFrame(t Told) (frame, error) {
 		err = json.Compact(&line, b)
 		b = line.Bytes()
 	}
-	return frame{position: t.Position, kind: t.Event.Type(), host: t.Host, check: t.Check, data: b}, err
+	return frame{position: t.Position, kind: t.Event.Type(), transition: t.Transition, data: b}, err
 }
 
 // after returns at most n transitions after a position, and a channel that is

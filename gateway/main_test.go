@@ -170,6 +170,13 @@ func (r *rig) commitHost(s events.HostState) uint64 {
 
 func (r *rig) publish(subject, kind string, t events.Transition, state any) uint64 {
 	r.tb.Helper()
+	pos, err := r.conn.Store(r.tb.Context(), r.message(subject, kind, t, state))
+	must(r.tb, err)
+	return pos
+}
+
+func (r *rig) message(subject, kind string, t events.Transition, state any) *nats.Msg {
+	r.tb.Helper()
 	body, err := events.Encode(events.Header{
 		Type: kind, Source: events.TransitionSource(time.Unix(1, 0), t.Host, t.Check), ID: t.ID(), Host: t.Host, Check: t.Check,
 		Time: time.Now(), Sequence: events.Sequence(t.Number),
@@ -179,9 +186,7 @@ func (r *rig) publish(subject, kind string, t events.Transition, state any) uint
 	must(r.tb, err)
 	m := bus.Message(subject, body)
 	m.Header.Set(events.StateHeader, string(header))
-	pos, err := r.conn.Store(r.tb.Context(), m)
-	must(r.tb, err)
-	return pos
+	return m
 }
 
 // live is the state of a check after a result at a position.
@@ -240,7 +245,12 @@ func (r *rig) polled(id string, res events.Result) {
 // eventually waits for a condition.
 func (r *rig) eventually(what string, ok func() bool) {
 	r.tb.Helper()
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+	r.eventuallyIn(10*time.Second, what, ok)
+}
+
+func (r *rig) eventuallyIn(limit time.Duration, what string, ok func() bool) {
+	r.tb.Helper()
+	for end := time.Now().Add(limit); ; time.Sleep(2 * time.Millisecond) {
 		if ok() {
 			return
 		}

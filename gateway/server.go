@@ -96,6 +96,7 @@ type Server struct {
 	ready    chan struct{}
 	stopping chan struct{}
 	streams  atomic.Int64  // clients of GET /events
+	presents atomic.Int64  // those of them that are told the present state
 	waiters  atomic.Int64  // clients that wait for a transition
 	catchUps chan struct{} // a place for each client that reads the stream
 	date     atomic.Pointer[dateText]

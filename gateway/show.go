@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/looprock/megaphone/events"
@@ -225,16 +224,10 @@ func (f HostFilter) matches(h *hostEntry) bool {
 			return false
 		}
 	}
-	for _, label := range f.Labels {
-		key, value, exact := strings.Cut(label, "=")
-		if h.record == nil {
-			return false
-		}
-		if got, ok := h.record.Labels[key]; !ok || exact && got != value {
-			return false
-		}
+	if h.record == nil {
+		return len(f.Labels) == 0
 	}
-	return true
+	return events.MatchLabels(f.Labels, h.record.Labels)
 }
 
 // rootAnswer is the original's answer on / in two pieces, between which the date

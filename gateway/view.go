@@ -36,6 +36,7 @@ type View struct {
 	mu    sync.RWMutex
 	hosts map[string]*hostEntry
 	names []string // of hosts of which something is registered, sorted; nil: to be made anew
+	all   []string // of all hosts, likewise
 
 	over    bool          // it was the last view, and another has taken its place
 	changes atomic.Uint64 // counts what was applied
@@ -95,7 +96,7 @@ func (v *View) host(name string) *hostEntry {
 	h := v.hosts[name]
 	if h == nil {
 		h = &hostEntry{name: name, checks: map[string]*checkEntry{}}
-		v.hosts[name] = h
+		v.hosts[name], v.all = h, nil
 	}
 	return h
 }
@@ -247,6 +248,7 @@ func (v *View) sweep() {
 		}
 		if !h.registered() && h.state.V == 0 && len(h.checks) == 0 && h.watch == nil {
 			delete(v.hosts, name)
+			v.all = nil
 		}
 	}
 }
@@ -380,6 +382,7 @@ func (v *View) forgetName(h *hostEntry) {
 	v.names = nil
 	if !h.registered() && h.override == nil && h.state.V == 0 && len(h.checks) == 0 {
 		delete(v.hosts, h.name)
+		v.all = nil
 	}
 }
 

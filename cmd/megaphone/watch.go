@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,11 +18,11 @@ import (
 // watchFlags are the flags of watch.
 type watchFlags struct {
 	client
-	check     string
-	hosts     bool
+	words     events.FilterWords
 	after     uint64
 	fromStart bool
-	since     time.Duration
+	since     string
+	state     bool
 }
 
 func newWatch() *cobra.Command {
@@ -29,11 +30,12 @@ func newWatch() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "watch", Short: "Print every transition as it happens",
 		Long: "Print every transition of all hosts as it happens, until interrupted: its position, its time, whose it\n" +
-			"is, its number, and what changed. A lost connection is resumed without missing any.",
-		Example: "  megaphone watch --host web01\n  megaphone watch --hosts --since 1h --json",
+			"is, its number, and what changed. A lost connection is resumed without missing any; what is no longer\n" +
+			"kept is told on stderr. In patterns \"*\" stands for any characters and \"?\" for one.",
+		Example: "  megaphone watch --host 'web*' --status Critical\n  megaphone watch --hosts --since 1h --json\n  megaphone watch --state --label env=prod",
 		Args:    takes(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			o, err := f.options(cmd.Context(), time.Now())
+			o, err := f.options(time.Now())
 			if err != nil {
 				return err
 			}
@@ -42,40 +44,43 @@ func newWatch() *cobra.Command {
 				return err
 			}
 			defer conn.Close()
-			return f.watch(cmd.Context(), conn, o, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return hint(f.watch(cmd.Context(), conn, o, cmd.OutOrStdout(), cmd.ErrOrStderr()))
 		},
 	}
 	fs := cmd.Flags()
-	fs.StringVar(&f.host, "host", "", "only this `HOST` and its checks")
-	fs.StringVar(&f.check, "check", "", "only the check `ID`, with --host")
-	fs.BoolVar(&f.hosts, "hosts", false, "only transitions of hosts")
+	fs.StringVar(&f.words.Host, "host", "", "only hosts of this `PATTERN`, and their checks")
+	fs.StringVar(&f.words.Check, "check", "", "only checks whose id has this `PATTERN`")
+	fs.BoolVar(&f.words.Hosts, "hosts", false, "only transitions of hosts")
+	fs.StringVar(&f.words.Status, "status", "", "only from or to a `STATUS` at least as severe as this")
+	fs.StringArrayVar(&f.words.Labels, "label", nil, "only with this label: `KEY` or KEY=VALUE; may be repeated")
+	fs.BoolVar(&f.state, "state", false, "first how everything is, then what changes")
 	fs.Uint64Var(&f.after, "after", 0, "resume after position `N`")
+	fs.StringVar(&f.since, "since", "", "begin this long ago, or at this `TIME`")
 	fs.BoolVar(&f.fromStart, "from-start", false, "begin with the oldest that is kept")
-	fs.Var((*durationValue)(&f.since), "since", "begin this long ago")
 	hideZero(cmd)
-	f.bindJSON(cmd, "print a CloudEvent a line")
+	f.bindJSON(cmd, "print a CloudEvent a line; its extension position is what --after takes")
 	f.bindBus(cmd)
 	return cmd
 }
 
-func (f *watchFlags) options(_ context.Context, now time.Time) (bus.WatchOptions, error) {
-	o := bus.WatchOptions{Host: f.host, Check: f.check, Hosts: f.hosts, After: f.after, FromStart: f.fromStart}
-	if f.since > 0 {
-		o.Since = now.Add(-f.since)
-	}
+func (f *watchFlags) options(now time.Time) (o bus.WatchOptions, err error) {
 	begins := 0
-	for _, set := range []bool{f.after > 0, f.fromStart, f.since > 0} {
+	for _, set := range []bool{f.after > 0, f.fromStart, f.since != "", f.state && f.after == 0} {
 		if set {
 			begins++
 		}
 	}
-	switch {
-	case begins > 1:
-		return o, usage("give one of --after, --from-start and --since")
-	case f.check != "" && f.host == "":
-		return o, usage("--check needs --host: an ID is unique on its host only")
-	case f.check != "" && f.hosts:
-		return o, usage("give either --check or --hosts")
+	o = bus.WatchOptions{After: f.after, FromStart: f.fromStart, State: f.state}
+	if f.since != "" {
+		if o.Since, err = events.ParseSince(f.since, now); err != nil {
+			return o, usage("--since: %w", err)
+		}
+	}
+	if o.Filter, err = events.ParseFilter(f.words); err != nil {
+		return o, usage("%w", err)
+	}
+	if begins > 1 {
+		return o, usage("give one of --after, --from-start, --since and --state; --after may have --state beside it, for a position that is no longer kept")
 	}
 	return o, nil
 }
@@ -100,6 +105,12 @@ func (f *watchFlags) watch(ctx context.Context, conn *bus.Conn, o bus.WatchOptio
 
 func (f *watchFlags) printChange(w io.Writer, ch bus.Change) error {
 	if f.json {
+		if ch.Complete {
+			return nil
+		}
+		if ch.Position > 0 {
+			ch.Event.SetExtension("position", strconv.FormatUint(ch.Position, 10))
+		}
 		line, err := events.Marshal(ch.Event)
 		if err != nil {
 			return err
@@ -107,10 +118,28 @@ func (f *watchFlags) printChange(w io.Writer, ch bus.Change) error {
 		_, err = fmt.Fprintf(w, "%s\n", line)
 		return err
 	}
-	t := ch.Transition
-	_, err := fmt.Fprintf(w, "%d  %s  %-16s  %-16s  #%-4d  %s -> %s  %s: %s\n", ch.Position, events.At(ch.Event.Time()),
-		t.Host, dash(t.Check), t.Number, momentText(t.Previous), momentText(t.Current), t.Cause, strconv.Quote(t.Message))
+	if ch.Complete {
+		_, err := fmt.Fprintf(w, "%d  this is how it is; what changes follows\n", ch.Position)
+		return err
+	}
+	t, what := ch.Transition, momentText(ch.Transition.Current)
+	position := strconv.FormatUint(ch.Position, 10)
+	if ch.Present {
+		position = strings.Repeat(" ", len("1764000000000000")) // of the same width; it has none
+	} else {
+		what = momentText(t.Previous) + " -> " + what
+	}
+	_, err := fmt.Fprintf(w, "%s  %s  %-16s  %-16s  #%-4d  %s  %s: %s\n", position, watchTime(ch.Event.Time()),
+		t.Host, dash(t.Check), t.Number, what, t.Cause, strconv.Quote(t.Message))
 	return err
+}
+
+// watchTime is a time of an event; what is pending has none.
+func watchTime(t time.Time) string {
+	if t.IsZero() {
+		return strings.Repeat(" ", len("2026-11-22T10:00:00.000Z"))
+	}
+	return events.At(t).String()
 }
 
 // momentText is a status, with its phase where that is not simply live.

@@ -64,7 +64,7 @@ func (z *zoo) transitions(host, check string) (out []bus.Change) {
 	}
 	ctx, cancel := context.WithTimeout(z.t.Context(), 30*time.Second)
 	defer cancel()
-	for ch, err := range z.conn.Watch(ctx, bus.WatchOptions{Host: host, Check: check, FromStart: true}) {
+	for ch, err := range z.conn.Watch(ctx, bus.WatchOptions{Filter: events.Filter{Host: host, Check: check}, FromStart: true}) {
 		if err != nil {
 			z.t.Fatal(err)
 		}
