@@ -25,6 +25,9 @@ const ServiceName = "megaphone"
 // others wait in the subscription.
 const maxCalls = 64
 
+// offerTime bounds the wait for the bus to know that requests are answered.
+const offerTime = 5 * time.Second
+
 // call is a request of the bus service, carried out.
 type call func(ctx context.Context, body []byte) (answer any, err error)
 
@@ -60,6 +63,10 @@ func (s *Server) serveBus(ctx context.Context) error {
 			return fmt.Errorf("offer %s on the bus: %w", e.subject, err)
 		}
 	}
+	if err := s.conn.NATS().FlushTimeout(offerTime); err != nil {
+		s.log.Debug("offer the service on the bus", "error", err) // it is offered when the bus is back
+	}
+	close(s.offered)
 	<-ctx.Done()
 	return nil
 }

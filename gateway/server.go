@@ -94,6 +94,7 @@ type Server struct {
 
 	started  time.Time
 	ready    chan struct{}
+	offered  chan struct{} // closed once requests on the bus are answered
 	stopping chan struct{}
 	streams  atomic.Int64  // clients of GET /events
 	presents atomic.Int64  // those of them that are told the present state
@@ -109,7 +110,7 @@ func New(c Config) *Server {
 	s := &Server{
 		cfg: c, conn: c.Conn, reg: c.Registry, local: c.Host, log: log, view: NewView(c.Registry, c.Interval),
 		hub: newHub(), guard: newGuard(c.Guard, log), pushTokens: newPushTokenFile(c.PushTokens, log), started: time.Now(),
-		ready: make(chan struct{}), stopping: make(chan struct{}), catchUps: make(chan struct{}, maxCatchUps),
+		ready: make(chan struct{}), offered: make(chan struct{}), stopping: make(chan struct{}), catchUps: make(chan struct{}, maxCatchUps),
 	}
 	s.follower = NewFollower(c.Conn, c.Registry, s.view, log)
 	s.follower.tell = s.hub
@@ -239,7 +240,8 @@ func (s *Server) shutDown(srv *http.Server) error {
 	return nil
 }
 
-// announce closes ready when the view is complete.
+// announce closes ready when the view is complete and requests on the bus are
+// answered.
 func (s *Server) announce(ctx context.Context, complete bool) {
 	if !complete {
 		select {
@@ -249,6 +251,11 @@ func (s *Server) announce(ctx context.Context, complete bool) {
 		}
 	}
 	s.forgetLast()
+	select {
+	case <-s.offered:
+	case <-ctx.Done():
+		return
+	}
 	close(s.ready)
 }
 
