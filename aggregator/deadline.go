@@ -115,9 +115,6 @@ func silence(s events.CheckState, with Settings, now time.Time) (events.CheckSta
 		cause, s.Reported = events.CauseAway, events.Unknown
 		s.Message = fmt.Sprintf("not polled for %s (interval %s): no worker of the pool %q is at work",
 			seconds(ago), seconds(interval(with)), r.PoolName())
-		// A power cut may have set the revisions of leases back, and with them
-		// all further epochs: whoever polls next is believed.
-		s.Order.Lease, s.Order.Due = 0, 0
 	case s.Basis == events.Pending && s.Seen.Before(s.Started): // a first push is older than its registration
 		s.Reported = r.Silence()
 		s.Message = fmt.Sprintf("no push since it was registered %s ago (ttl %s)", seconds(ago), seconds(span(s, with)))

@@ -339,7 +339,7 @@ func (p *partition) result(ctx context.Context, m jetstream.Msg, position uint64
 			}
 			return err
 		}
-		reason, err := p.registerPushed(ctx, *out.Register)
+		reason, err := p.registerPushed(ctx, *out.Register, now)
 		if err != nil {
 			return err
 		}

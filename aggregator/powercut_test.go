@@ -104,21 +104,3 @@ func TestReduce_RegistrationPutBack(t *testing.T) {
 	is.Equal(b.s.Status, events.Critical)
 	is.Equal(b.s.Number, uint64(2))
 }
-
-// Revisions of leases may be set back, too: a check that nobody polled for three
-// intervals believes the next worker.
-func TestReduce_EpochsBeginAnewAfterSilence(t *testing.T) {
-	is := is.New(t)
-	b := new(bench).levels(Levels{Registration: polledAt(url), Position: 5}, 0)
-	poll := func(s events.Status, lease uint64, now float64) {
-		b.pos++
-		b.apply(Result{Host: "web01", Check: "db", Polled: true, Position: b.pos, Result: events.Result{Status: s, Reg: 5, Lease: lease, Due: int64(now)}}, at(now))
-	}
-	poll(events.OK, 105, 1)
-	poll(events.Critical, 101, 11)
-	is.True(b.last.Dropped) // a superseded worker's
-	b.apply(Tick{}, at(100))
-	is.Equal(b.s.Phase, events.Stale)
-	poll(events.OK, 101, 101)
-	is.Equal(b.s.Phase, events.Live)
-}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/looprock/megaphone/bus"
 	"github.com/looprock/megaphone/events"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
 )
@@ -149,18 +150,23 @@ func (p *partition) hostLevels(h *host) HostLevels {
 	return in
 }
 
-// registerPushed registers a check because of its first push, unless somebody
-// registered it meanwhile. reason says why it is refused.
-func (p *partition) registerPushed(ctx context.Context, r events.Registration) (reason string, err error) {
+// registerPushed registers a check because of its first push, which was stored at
+// pushed, unless somebody registered it meanwhile. It looks at the stream: an owner
+// that was replaced does not know who deregistered it since. reason says why it is
+// refused.
+func (p *partition) registerPushed(ctx context.Context, r events.Registration, pushed time.Time) (reason string, err error) {
 	if err := r.Validate(); err != nil {
 		return err.Error(), nil
 	}
 	if n := len(p.a.cfg.Registry.HostChecks(r.Host)); n >= bus.MaxChecks {
 		return fmt.Sprintf("host %s has %d checks, more are not registered", r.Host, n), nil
 	}
-	last, err := p.lastOn(ctx, events.RegistrationSubject(r.Host, r.ID))
+	last, ended, err := p.lastOn(ctx, events.RegistrationSubject(r.Host, r.ID))
 	if err != nil {
 		return "", err
+	}
+	if pushed.Before(ended.Add(ReturnDelay)) {
+		return tooSoon(r.ID, ended), nil
 	}
 	if last > p.a.cfg.Registry.Position() { // perhaps it is registered, and this process has not heard of it
 		return "", p.await(ctx, last)
@@ -205,10 +211,10 @@ func (p *partition) announce(ctx context.Context, subject, kind, host, check str
 	if err != nil {
 		return err
 	}
-	position, err := p.a.cfg.Conn.Store(ctx, bus.Message(subject, b), jetstream.WithExpectLastSequencePerSubject(last))
+	position, err := p.write(ctx, bus.Message(subject, b), jetstream.WithExpectLastSequencePerSubject(last))
 	var api *jetstream.APIError
 	if errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == wrongSequenceConstant) {
-		if position, err = p.lastOn(ctx, subject); err != nil {
+		if position, _, err = p.lastOn(ctx, subject); err != nil {
 			return err
 		}
 		return p.await(ctx, position)
@@ -224,20 +230,23 @@ func (p *partition) announce(ctx context.Context, subject, kind, host, check str
 const wrongSequenceConstant = 10164
 
 // lastOn is the position of the last message among the registrations on a
-// subject; 0 if there is none.
-func (p *partition) lastOn(ctx context.Context, subject string) (uint64, error) {
+// subject, 0 if there is none, and when it was stored if it ended a registration.
+func (p *partition) lastOn(ctx context.Context, subject string) (position uint64, ended time.Time, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	s, err := p.a.cfg.Conn.JetStream().Stream(ctx, bus.StreamRegistrations)
 	if err != nil {
-		return 0, fmt.Errorf("ask for the stream %s: %w", bus.StreamRegistrations, err)
+		return 0, ended, fmt.Errorf("ask for the stream %s: %w", bus.StreamRegistrations, err)
 	}
 	m, err := s.GetLastMsgForSubject(ctx, subject)
 	switch {
 	case errors.Is(err, jetstream.ErrMsgNotFound):
-		return 0, nil
+		return 0, ended, nil
 	case err != nil:
-		return 0, fmt.Errorf("read %s: %w", subject, err)
+		return 0, ended, fmt.Errorf("read %s: %w", subject, err)
 	}
-	return m.Sequence, nil
+	if e, err := bus.ReadEvent(bus.Plain(&nats.Msg{Subject: m.Subject, Header: m.Header, Data: m.Data})); err == nil && e.Type() == events.TypeDeregistered {
+		ended = m.Time
+	}
+	return m.Sequence, ended, nil
 }

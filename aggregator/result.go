@@ -50,13 +50,18 @@ func unknown(s events.CheckState, in Result, now time.Time) Outcome {
 	case in.Polled || in.Position <= s.Applied:
 		return Outcome{Dropped: true}
 	case s.Basis == events.Gone && now.Before(s.Since.Add(ReturnDelay)):
-		return Outcome{Reject: fmt.Sprintf("check %s was deregistered at %s: a push registers it again only after %s; register it", in.Check, events.At(s.Since), ReturnDelay)}
+		return Outcome{Reject: tooSoon(in.Check, s.Since)}
 	}
 	return Outcome{Register: &events.Registration{
 		// A registration without url needs a ttl. It is no deadline for this
 		// origin (see span): only the ttl in a push is one.
 		ID: in.Check, Host: in.Host, TTL: events.Duration(PushKept), Origin: OriginPush,
 	}}
+}
+
+// tooSoon says why a push does not register a check.
+func tooSoon(check string, ended time.Time) string {
+	return fmt.Sprintf("check %s was deregistered at %s: a push registers it again only after %s; register it", check, events.At(ended), ReturnDelay)
 }
 
 // count folds a result that counts into the reported status.
