@@ -307,6 +307,7 @@ func TestOutageOfTheBusCondemnsNobody(t *testing.T) {
 	pushAll()
 	u, err := url.Parse(z.srv.URL())
 	is.NoErr(err)
+	z.conn.Close()
 	z.srv.Close()
 	closed := time.Now()
 	for time.Since(closed) < bus.OutageAfter+2*time.Second {
