@@ -3,6 +3,7 @@ package pollers
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -28,6 +29,7 @@ type HTTP struct {
 	transport *http.Transport
 	conf      *tls.Config
 	own       transports
+	direct    direct
 	net       network
 }
 
@@ -44,6 +46,7 @@ func newHTTP(n network, conf *tls.Config) *HTTP {
 		client:    &http.Client{Transport: transport, CheckRedirect: checkRedirect},
 		transport: transport,
 		conf:      conf,
+		direct:    direct{dial: n.dialer.DialContext},
 		net:       n,
 	}
 }
@@ -63,6 +66,7 @@ func newTransport(n network, conf *tls.Config) *http.Transport {
 
 // Close closes idle connections. It may be called again, and h still be used.
 func (h *HTTP) Close() {
+	h.direct.close()
 	h.transport.CloseIdleConnections()
 	h.own.mu.Lock()
 	defer h.own.mu.Unlock()
@@ -81,9 +85,12 @@ func (h *HTTP) Check(ctx context.Context, t events.Target) Finding {
 		return missing(t, fmt.Errorf("poll: %w", err))
 	}
 	req.Header.Set("User-Agent", h.net.agent)
-	resp, body, err := fetch(h.client, req)
+	resp, body, err := h.direct.get(ctx, req)
+	if errors.Is(err, errNotPlain) {
+		resp, body, err = fetch(h.client, req)
+	}
 	if err != nil {
-		return missing(t, fmt.Errorf("poll: %w", err))
+		return missing(t, fmt.Errorf("poll %s: %w", t.Addr, urlCause(err)))
 	}
 	f := Finding{Reading: Missing(t), Err: errNoDocument}
 	if good := resp.StatusCode >= 200 && resp.StatusCode <= 299; good {

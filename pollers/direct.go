@@ -1,0 +1,270 @@
+package pollers
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/looprock/megaphone/events"
+)
+
+// direct asks for documents over plain HTTP/1.1 in the goroutine of the poll.
+// What is sent and how answers are read is net/http's own; only its Transport is
+// left out, which hands each request to two goroutines of the connection and
+// back: half of what a poll costs. Everything but the plain case is errNotPlain,
+// and is asked for with the Transport. It is safe for concurrent use.
+type direct struct {
+	dial func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	mu    sync.Mutex
+	idle  map[string][]*wire // by address, the one used last at the end
+	kept  int                // in idle
+	swept time.Time          // when idle was last looked through
+	other map[string]bool    // URLs whose answers are not plain
+}
+
+// wire is a connection.
+type wire struct {
+	net.Conn
+	in    *bufio.Reader
+	out   *bufio.Writer
+	limit io.LimitedReader // what in may still read
+	since time.Time        // when it became idle
+}
+
+// errNotPlain says that the Transport has to ask.
+var errNotPlain = errors.New("not a plain answer")
+
+const (
+	maxOther      = 10_000 // URLs that are remembered not to be plain; beyond it all are forgotten
+	maxInformal   = 5      // answers 1xx before the answer, as in net/http
+	sweepInterval = 10 * time.Second
+)
+
+// get returns the answer to a GET and its body, of a too large one the first
+// events.MaxDocument + 1 bytes.
+func (d *direct) get(ctx context.Context, req *http.Request) (*http.Response, []byte, error) {
+	addr, ok := plainAddr(req.URL)
+	if !ok || d.isOther(req.URL) {
+		return nil, nil, errNotPlain
+	}
+	for {
+		w, used, err := d.take(ctx, addr)
+		if err != nil {
+			return nil, nil, err
+		}
+		resp, body, again, err := w.ask(ctx, req)
+		switch {
+		case err == nil && isRedirect(resp.StatusCode):
+			w.Close()
+			d.setOther(req.URL)
+			return nil, nil, errNotPlain
+		case err == nil && again && (!used || resp.StatusCode != http.StatusRequestTimeout):
+			d.put(addr, w)
+			return resp, body, nil
+		}
+		w.Close()
+		gone := errors.Is(err, errUnused) || err == nil && resp.StatusCode == http.StatusRequestTimeout
+		if used && gone && ctx.Err() == nil {
+			continue // the other side was tired of waiting for this request
+		}
+		return resp, body, err
+	}
+}
+
+// plainAddr returns the address of a URL that has nothing special.
+func plainAddr(u *url.URL) (addr string, ok bool) {
+	host, port := u.Hostname(), u.Port()
+	if u.Scheme != "http" || u.User != nil || u.Opaque != "" || host == "" {
+		return "", false
+	}
+	for i := range len(host) {
+		if host[i] <= ' ' || host[i] > '~' || host[i] == '%' {
+			return "", false
+		}
+	}
+	if port == "" {
+		port = "80"
+	}
+	return net.JoinHostPort(host, port), true
+}
+
+func isRedirect(code int) bool {
+	switch code {
+	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
+		return true
+	}
+	return false
+}
+
+// errUnused says that a connection ended before anything of an answer came.
+var errUnused = errors.New("the connection was closed")
+
+// ask sends a request and reads the answer. again says that the connection can
+// be used again.
+func (w *wire) ask(ctx context.Context, req *http.Request) (resp *http.Response, body []byte, again bool, err error) {
+	deadline, _ := ctx.Deadline() // zero: none
+	if err := w.SetDeadline(deadline); err != nil {
+		return nil, nil, false, fmt.Errorf("%w: %w", errUnused, err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = w.SetDeadline(time.Unix(1, 0)) }) // what waits returns
+	defer func() {
+		if !stop() {
+			again = false
+		}
+		if err != nil && ctx.Err() != nil {
+			err = ctx.Err()
+		}
+	}()
+	if err = req.Write(w.out); err == nil {
+		err = w.out.Flush()
+	}
+	if err != nil {
+		return nil, nil, false, fmt.Errorf("%w: %w", errUnused, err)
+	}
+	if resp, err = w.answer(req); err != nil {
+		return nil, nil, false, err
+	}
+	body, whole, err := readBody(resp)
+	if err != nil {
+		return nil, nil, false, fmt.Errorf("read answer: %w", err)
+	}
+	again = whole && !resp.Close && resp.StatusCode != http.StatusSwitchingProtocols && w.in.Buffered() == 0
+	return resp, body, again, nil
+}
+
+// answer reads the head of an answer.
+func (w *wire) answer(req *http.Request) (*http.Response, error) {
+	w.limit.N = maxHeaders
+	if _, err := w.in.Peek(1); err != nil {
+		return nil, fmt.Errorf("%w: %w", errUnused, err)
+	}
+	for range maxInformal {
+		resp, err := http.ReadResponse(w.in, req)
+		switch {
+		case err != nil && w.limit.N <= 0:
+			return nil, fmt.Errorf("the headers of the answer are larger than %d bytes", maxHeaders)
+		case err != nil:
+			return nil, err
+		case resp.StatusCode == http.StatusSwitchingProtocols || resp.StatusCode >= http.StatusOK:
+			w.limit.N = math.MaxInt64
+			return resp, nil
+		}
+	}
+	return nil, errors.New("too many answers 1xx")
+}
+
+// readBody reads the body, and whether that was all of it.
+func readBody(resp *http.Response) (body []byte, whole bool, err error) {
+	if n := resp.ContentLength; n >= 0 && n <= events.MaxDocument {
+		body = make([]byte, n)
+		if _, err = io.ReadFull(resp.Body, body); err != nil {
+			return nil, false, err
+		}
+	} else if body, err = io.ReadAll(io.LimitReader(resp.Body, events.MaxDocument+1)); err != nil {
+		return nil, false, err
+	}
+	// Of a chunked body the end comes after the last byte.
+	if len(body) <= events.MaxDocument {
+		if n, err := resp.Body.Read(make([]byte, 1)); n == 0 && errors.Is(err, io.EOF) {
+			return body, true, nil
+		}
+	}
+	return body, false, nil
+}
+
+// take returns an idle connection, used, or a new one.
+func (d *direct) take(ctx context.Context, addr string) (w *wire, used bool, err error) {
+	if w := d.idleAt(addr); w != nil {
+		return w, true, nil
+	}
+	c, err := d.dial(ctx, "tcp", addr)
+	if err != nil {
+		return nil, false, err
+	}
+	w = &wire{Conn: c, out: bufio.NewWriter(c)}
+	w.limit.R = c
+	w.in = bufio.NewReader(&w.limit)
+	return w, false, nil
+}
+
+func (d *direct) idleAt(addr string) *wire {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	list := d.idle[addr]
+	if len(list) == 0 {
+		return nil
+	}
+	last := len(list) - 1
+	w := list[last]
+	list[last] = nil
+	d.idle[addr] = list[:last]
+	d.kept--
+	return w
+}
+
+// put keeps a connection for the next poll, and ends those that nobody used.
+func (d *direct) put(addr string, w *wire) {
+	now := time.Now()
+	w.since = now
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.kept >= maxIdle || len(d.idle[addr]) >= perTarget {
+		w.Close()
+		return
+	}
+	if d.idle == nil {
+		d.idle = map[string][]*wire{}
+	}
+	d.idle[addr] = append(d.idle[addr], w)
+	d.kept++
+	if now.Sub(d.swept) >= sweepInterval {
+		d.swept = now
+		d.sweep(now.Add(-idleTimeout))
+	}
+}
+
+// sweep closes what has been idle since before. The caller holds mu.
+func (d *direct) sweep(before time.Time) {
+	for addr, list := range d.idle {
+		old := 0
+		for old < len(list) && !list[old].since.After(before) {
+			list[old].Close()
+			old++
+		}
+		d.kept -= old
+		if d.idle[addr] = append([]*wire(nil), list[old:]...); old == len(list) {
+			delete(d.idle, addr)
+		}
+	}
+}
+
+// close closes what is idle.
+func (d *direct) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.sweep(time.Now())
+}
+
+func (d *direct) isOther(u *url.URL) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.other) > 0 && d.other[u.String()]
+}
+
+func (d *direct) setOther(u *url.URL) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.other == nil || len(d.other) >= maxOther {
+		d.other = map[string]bool{}
+	}
+	d.other[u.String()] = true
+}
