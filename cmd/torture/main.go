@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"syscall"
 	"time"
 )
 
@@ -44,7 +45,7 @@ func main() {
 	flag.StringVar(&o.Dir, "dir", "", "for data and logs (default a temporary one, kept if something was wrong)")
 	flag.BoolVar(&o.Verbose, "verbose", false, "let the processes log more")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	ok, err := torture(ctx, o, os.Stdout)
 	if err != nil {

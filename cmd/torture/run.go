@@ -36,6 +36,10 @@ type run struct {
 // more, to show and tell the end of the script.
 const settleTime = 90 * time.Second
 
+// gatherTime is how long it may take to read everything back, and subscribers to
+// catch up.
+const gatherTime = 5 * time.Minute
+
 // attack carries script and plan out side by side, gathers the evidence and
 // judges it.
 func (r *run) attack(ctx context.Context) (err error) {
@@ -73,7 +77,7 @@ func (r *run) attack(ctx context.Context) (err error) {
 		return errors.Join(err, context.Cause(ctx))
 	}
 	r.took = time.Since(began)
-	ctx, done := context.WithTimeout(ctx, settleTime)
+	ctx, done := context.WithTimeout(ctx, gatherTime)
 	defer done()
 	if err := r.gather(ctx, role); err != nil {
 		return err
@@ -140,7 +144,7 @@ func (r *run) gather(ctx context.Context, role *bus.Conn) (err error) {
 	}
 	e := evidence{Script: r.driver.script, Interval: r.o.Interval, TTL: r.o.TTL, Subscribers: map[string]subscription{}}
 	for _, s := range r.subscribers {
-		wait, cancel := context.WithTimeout(ctx, settleTime/3)
+		wait, cancel := context.WithTimeout(ctx, settleTime)
 		if err := eventually(wait, s.Name+" is complete", func() bool { return s.Last() >= last }); err != nil {
 			r.log.Warn("subscriber", "error", err) // the verdict tells
 		}
