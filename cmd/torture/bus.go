@@ -84,6 +84,10 @@ func embeddedBus(dir string, bin programs, make func(name, path string, args ...
 	return busSetup{Procs: []*process{p}, Addrs: []string{bus}, Creds: filepath.Join(data, server.CredsFile), Replicas: 1}, err
 }
 
+// waiting is how many messages a stream of a nats-server lets wait to be stored,
+// so that a flood is refused in part; by itself it lets 100,000.
+const waiting = 500
+
 // natsServers prepares n nats-servers with Megaphone's permissions.
 func natsServers(n int, dir string, bin programs, make func(name, path string, args ...string) *process) (busSetup, error) {
 	b := busSetup{Creds: filepath.Join(dir, "bus.creds"), Replicas: n, Links: map[string][]*relay{}}
@@ -97,8 +101,8 @@ func natsServers(n int, dir string, bin programs, make func(name, path string, a
 	}
 	for i := range n {
 		name := nodeName(i)
-		conf := fmt.Sprintf("server_name: %s\nlisten: %s\nmax_payload: 1MB\njetstream { store_dir: %q, max_file_store: 4GiB, sync_interval: \"1s\" }\n"+
-			"include \"nats-permissions.conf\"\n", name, b.Addrs[i], filepath.Join(dir, name))
+		conf := fmt.Sprintf("server_name: %s\nlisten: %s\nmax_payload: 1MB\njetstream { store_dir: %q, max_file_store: 4GiB, sync_interval: \"1s\", max_buffered_msgs: %d }\n"+
+			"include \"nats-permissions.conf\"\n", name, b.Addrs[i], filepath.Join(dir, name), waiting)
 		if n > 1 {
 			others, failed := b.link(i, n, routes)
 			err = errors.Join(err, failed)
@@ -157,5 +161,17 @@ func freeAddress() string {
 // stepDownStream makes the leader of a stream hand over.
 func stepDownStream(ctx context.Context, nc *nats.Conn, stream string) error {
 	_, err := nc.RequestWithContext(ctx, "$JS.API.STREAM.LEADER.STEPDOWN."+stream, nil)
+	return err
+}
+
+// limitStream lets a stream hold fewer bytes.
+func limitStream(ctx context.Context, c *bus.Conn, name string, bytes int64) error {
+	s, err := c.JetStream().Stream(ctx, name)
+	if err != nil {
+		return err
+	}
+	cfg := s.CachedInfo().Config
+	cfg.MaxBytes = bytes
+	_, err = c.JetStream().UpdateStream(ctx, cfg)
 	return err
 }

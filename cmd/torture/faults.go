@@ -128,13 +128,13 @@ func (a *attacker) fill(ctx context.Context, f fault, wg *sync.WaitGroup) bool {
 var flooded = name{"host00", "flood"}
 
 const (
-	floodSize   = 12_000 // pushes at once; a stream lets 10,000 messages wait
+	floodSize   = 12_000 // pushes at once
 	floodRun    = 1_000  // of these with the same status
 	floodStream = bus.StreamResults
 )
 
-// flood pushes so fast that the stream refuses some, of others, too. What it
-// stored of them counts.
+// flood pushes so fast that a stream which lets few wait refuses some, of others,
+// too. What it stored of them counts.
 func (a *attacker) flood() bool {
 	nc := a.anyone.NATS()
 	for i := range floodSize {

@@ -12,7 +12,7 @@ import (
 	"github.com/looprock/megaphone/events"
 )
 
-// history reads the streams back into evidence.
+// history reads registrations and transitions back into evidence.
 func history(ctx context.Context, c *bus.Conn, e *evidence) error {
 	e.Registered = map[name]uint64{}
 	for _, read := range []struct {
@@ -20,7 +20,6 @@ func history(ctx context.Context, c *bus.Conn, e *evidence) error {
 		take   func(m jetstream.Msg, position uint64) error
 	}{
 		{bus.StreamRegistrations, e.takeRegistration},
-		{bus.StreamResults, e.takeResult},
 		{bus.StreamChanges, e.takeChange},
 	} {
 		if err := readAll(ctx, c, read.stream, read.take); err != nil {

@@ -117,6 +117,13 @@ func TestJudge(t *testing.T) {
 			w.silence(after(15.1))
 			w.tell(after(16), ok, events.Live)
 		}, "alarms 1 away 1 returned 1"},
+		"stale after the grace of an outage": {func(w *world) {
+			w.poll(after(2.2), ok)
+			w.Ticks = []tick{{Position: 7, Stored: after(14.8), Partition: -1, Outage: span{after(2.2), after(14.8)}}}
+			w.Results = append(w.Results, result{Name: name{"web02", "b"}, Position: 8, Stored: after(15), Polled: true})
+			w.silence(after(20.8))
+			w.tell(after(21), ok, events.Live)
+		}, "away 1 returned 1"},
 		"stale before the outage was recorded": {func(w *world) {
 			w.silence(after(8.2))
 			w.tell(after(9), ok, events.Live)

@@ -25,6 +25,7 @@ type options struct {
 	Interval  time.Duration // of polls
 	TTL       time.Duration // of pushes
 	Pace      time.Duration // between faults, on average
+	Results   int64         // bytes that RESULTS may hold; 0: as Megaphone makes it
 	Megaphone string        // path of the program; empty: build it
 	NATS      string        // path of the plain nats tool; empty: build it; without: go without it
 	Dir       string        // for data and logs; empty: a temporary one, kept if something was wrong
@@ -40,6 +41,7 @@ func main() {
 	flag.DurationVar(&o.Interval, "interval", 4*time.Second, "of polls")
 	flag.DurationVar(&o.TTL, "ttl", 20*time.Second, "of pushes")
 	flag.DurationVar(&o.Pace, "pace", 4*time.Second, "between two faults on average")
+	flag.Int64Var(&o.Results, "results", 0, "bytes that RESULTS may hold, so that it is full (default: as Megaphone makes it)")
 	flag.StringVar(&o.Megaphone, "megaphone", "", "program to attack (default: build it)")
 	flag.StringVar(&o.NATS, "nats", os.Getenv("NATS_CLI"), "the plain nats tool (default $NATS_CLI, else build it; - to go without)")
 	flag.StringVar(&o.Dir, "dir", "", "for data and logs (default a temporary one, kept if something was wrong)")

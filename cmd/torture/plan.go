@@ -21,7 +21,7 @@ const (
 	cut      act = "cut"      // its connections to the bus are cut
 	restart  act = "restart"  // all processes of the bus are killed at once
 	fill     act = "fill"     // its disk is full for Hold
-	flood    act = "flood"    // more is pushed at once than the stream lets wait
+	flood    act = "flood"    // more is pushed at once than the stream of a nats-server lets wait
 	isolate  act = "isolate"  // what this node and the others of a cluster say to each other is held back for Hold
 )
 

@@ -27,6 +27,7 @@ type run struct {
 	services    *services
 	attacker    *attacker
 	subscribers []*subscriber
+	recorder    *recorder
 	evidence    evidence
 	verdict     *verdict
 	took        time.Duration
@@ -56,6 +57,11 @@ func (r *run) attack(ctx context.Context) (err error) {
 	if err := r.prepare(ctx, role, anyone); err != nil {
 		return err
 	}
+	if r.o.Results > 0 {
+		if err := limitStream(ctx, role, bus.StreamResults, r.o.Results); err != nil {
+			return err
+		}
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -69,6 +75,7 @@ func (r *run) attack(ctx context.Context) (err error) {
 	}
 	background("services", r.services.Run)
 	background("pushers", r.pushers.Run)
+	background("recorder", r.recorder.Run)
 	for _, s := range r.subscribers {
 		background(s.Name, s.Run)
 	}
@@ -95,6 +102,7 @@ func (r *run) prepare(ctx context.Context, role, anyone *bus.Conn) (err error) {
 	r.driver = &driver{
 		o: r.o, log: r.log, conn: anyone, client: client, gateways: r.fleet.Gateways, services: r.services, pushers: r.pushers,
 	}
+	r.recorder = &recorder{conn: role}
 	r.attacker = &attacker{fleet: r.fleet, conn: role, anyone: anyone, log: r.log, Done: map[act]int{}}
 	r.subscribers = []*subscriber{
 		watchSubscriber(r.fleet.Relays[iterator].URL(), r.log),
@@ -153,6 +161,9 @@ func (r *run) gather(ctx context.Context, role *bus.Conn) (err error) {
 	}
 	e.AckedRegs, e.AckedPushes = r.driver.acks, r.pushers.Acks()
 	if e.Shown, err = r.driver.Shown(ctx); err != nil {
+		return err
+	}
+	if e.Results, e.Ticks, err = r.recorder.Complete(ctx); err != nil {
 		return err
 	}
 	err = history(ctx, role, &e)

@@ -44,7 +44,7 @@ func (j *checkJudge) stale(c change) {
 		return
 	}
 	for _, o := range silences(j.e.Results, 10*time.Second) {
-		if o.To.After(last) && o.From.Before(now.Stored) && now.Stored.Before(o.To.Add(min(limit, time.Minute)-early)) {
+		if !j.e.recorded(o, now.Position) && o.To.After(last) && o.From.Before(now.Stored) && now.Stored.Before(o.To.Add(min(limit, time.Minute)-early)) {
 			alarm("but the bus was away from %s to %s", clock(o.From), clock(o.To))
 			return
 		}
@@ -65,6 +65,17 @@ func (e *evidence) tickOf(c change) (tick, bool) {
 		}
 	}
 	return tick{}, false
+}
+
+// recorded reports whether an outage was recorded before a position. It then ended
+// when it was noticed, a little before the first result came.
+func (e *evidence) recorded(o span, before uint64) bool {
+	for _, t := range e.Ticks {
+		if t.Partition < 0 && t.Position < before && t.Outage.From.Before(o.To) && t.Outage.To.After(o.From) {
+			return true
+		}
+	}
+	return false
 }
 
 // silences are the times in which the bus stored no result at all.
