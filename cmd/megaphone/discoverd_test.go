@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/looprock/megaphone/bus"
+	"github.com/looprock/megaphone/bus/bustest"
 	"github.com/looprock/megaphone/events"
 	"github.com/looprock/megaphone/pollers"
 	"github.com/looprock/megaphone/pollers/systemdtest"
@@ -141,7 +142,7 @@ func (p *process) roleURL(data string) string {
 const (
 	webRule     = `{"rule":"web","process":{"name":"statusd","command":" http "},"register":{"id":"web-{port}","url":"http://{address}:{port}/health"}}`
 	programRule = `{"rule":"program","process":{"name":"statusd","command":" http "},"register":{"id":"{name}","url":"process:{name}"},"gone":"deregister","grace":"3s"}`
-	microRule   = `{"rule":"micro","service":"^orders$","register":{"id":"micro/{service}","url":"nats:///$SRV.PING.{service}"},"gone":"deregister","grace":"3s"}`
+	microRule   = `{"rule":"micro","service":"^orders$","register":{"id":"micro/{service}","url":"nats:///$SRV.PING.{service}"},"gone":"deregister","grace":"10s"}`
 	unitRule    = `{"rule":"units","unit":"^app-","register":{"id":"{unit}","url":"systemd:{unit}"},"gone":"deregister","grace":"3s"}`
 )
 
@@ -153,7 +154,10 @@ func TestDiscovery(t *testing.T) {
 	rule := func(name, text string) { is.NoErr(os.WriteFile(filepath.Join(rules, name), []byte(text), 0o600)) }
 	rule("web.json", "["+webRule+","+programRule+"]")
 	rule("micro.json", microRule)
-	run := func() *process { return serve(t, data, "--discover-d", rules, "--interval", "1s") }
+	address := freeAddress(t) // the service comes back to it after a restart
+	run := func() *process {
+		return serve(t, data, "--discover-d", rules, "--interval", "1s", "--bus-listen", address)
+	}
 	p := run()
 
 	web := startService(t, "http", "/health", `{"status":"UP"}`)
@@ -204,6 +208,38 @@ func TestDiscovery(t *testing.T) {
 	is.NoErr(os.Remove(filepath.Join(rules, "web.json")))
 	p.ends(id)
 	p.ends("statusd")
+}
+
+// Of two pollers on one host one looks; when it dies the other one takes over what
+// it discovered, local kinds included.
+func TestDiscoveryIsTakenOver(t *testing.T) {
+	is := is.New(t)
+	rules := t.TempDir()
+	is.NoErr(os.WriteFile(filepath.Join(rules, "web.json"), []byte("["+webRule+","+programRule+"]"), 0o600))
+	srv := bustest.Start(t)
+	role := func(name string, args ...string) *process {
+		args = append([]string{name, "--bus", srv.URL(), "--bus-creds", srv.CredsPath(), "--data", filepath.Join(t.TempDir(), "d"), "--config", "/dev/null", "--interval", "1s", "--host", "web01"}, args...)
+		return start(t, args...)
+	}
+	gateway := role("gateway", "--listen", "127.0.0.1", "--port", "0", "--register-wait", "0")
+	role("aggregator")
+	first := role("poller", "--discover-d", rules)
+	web := startService(t, "http", "/health", `{"status":"UP"}`)
+	id := "web-" + web.said[strings.LastIndex(web.said, ":")+1:]
+	gateway.shows(id, events.OK, "UP", "discovered:web")
+	gateway.shows("statusd", events.OK, "processes statusd", "discovered:program")
+
+	second := role("poller", "--discover-d", rules)
+	first.Kill()
+	orders := startService(t, "http", "/health", `{"status":"UP"}`)
+	gateway.shows("web-"+orders.said[strings.LastIndex(orders.said, ":")+1:], events.OK, "UP", "discovered:web") // the second looks
+	gateway.shows("statusd", events.OK, "2 processes statusd", "discovered:program")
+	is.True(!strings.Contains(second.log.String(), "deregistered"))
+	is.True(!strings.Contains(second.log.String(), "check="+id)) // which was there all the time
+	web.Stop()
+	orders.Stop()
+	gateway.shows(id, events.Critical, "timeout connecting", "discovered:web")
+	gateway.ends("statusd")
 }
 
 // A unit of systemd, by a stand-in on a private bus.

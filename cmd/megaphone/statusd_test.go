@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
@@ -51,7 +52,7 @@ func statusdHTTP(path, body string) error {
 }
 
 func statusdNATS(url, name string) error {
-	nc, err := nats.Connect(url)
+	nc, err := nats.Connect(url, nats.ReconnectWait(100*time.Millisecond), nats.MaxReconnects(-1))
 	if err != nil {
 		return err
 	}
