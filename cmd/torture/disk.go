@@ -50,10 +50,15 @@ func (d *disk) Fill() error {
 // Free gives the room back.
 func (d *disk) Free() error { return d.mount(syscall.MS_REMOUNT, diskSize) }
 
-// Close takes the file system away, with all that is on it.
-func (d *disk) Close() error {
-	if err := syscall.Unmount(d.dir, syscall.MNT_DETACH); err != nil {
-		return fmt.Errorf("unmount %s: %w", d.dir, err)
+// Close takes the file system away, with all that is on it. keep copies that into a
+// directory beside it first.
+func (d *disk) Close(keep bool) error {
+	var failed error
+	if keep {
+		failed = os.CopyFS(d.dir+".kept", os.DirFS(d.dir))
 	}
-	return nil
+	if err := syscall.Unmount(d.dir, syscall.MNT_DETACH); err != nil {
+		failed = errors.Join(failed, fmt.Errorf("unmount %s: %w", d.dir, err))
+	}
+	return failed
 }

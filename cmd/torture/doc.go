@@ -17,13 +17,12 @@
 // open, and what was sent arrives late, as TCP would send it again. Network
 // namespaces with dropped packets would show the same: a pause is far shorter than
 // the minutes after which TCP gives up. A full disk needs root, for a file system
-// in memory; its data is not kept after the run. Where it cannot be made, the run
-// says so and goes without.
+// in memory: where it cannot be made, the run says so and goes without.
 //
 // Files: script.go and plan.go are what the seed decides; process.go, bus.go,
 // relay.go, disk.go and fleet.go are the processes, their ways to the bus and its
 // disks; services.go, pushers.go, driver.go and faults.go carry script and plan
-// out; subscribers.go and programs.go are those that watch all the time; history.go
-// reads the streams into what evidence.go names; judge.go and silence.go are the
+// out; subscribers.go and programs.go are those that watch all the time; recorder.go
+// and history.go read the streams into what evidence.go names; judge.go and silence.go are the
 // verdict.
 package main

@@ -213,14 +213,14 @@ func (f *fleet) relays() []*relay {
 	return slices.Collect(maps.Keys(all))
 }
 
-// Stop kills everything and waits for its end.
-func (f *fleet) Stop() {
+// Stop kills everything and waits for its end. keep saves what lies on the disks.
+func (f *fleet) Stop(keep bool) {
 	if f.cancel != nil {
 		f.cancel()
 	}
 	f.wg.Wait()
 	for _, d := range f.Disks {
-		if err := d.Close(); err != nil {
+		if err := d.Close(keep); err != nil {
 			f.log.Error("disk", "error", err)
 		}
 	}

@@ -85,7 +85,7 @@ func torture(ctx context.Context, o options, out io.Writer) (ok bool, err error)
 	if err != nil {
 		return false, err
 	}
-	defer f.Stop()
+	defer func() { f.Stop(!ok || err != nil) }()
 	if err := f.Start(ctx); err != nil {
 		return false, fmt.Errorf("start everything: %w", err)
 	}

@@ -57,11 +57,6 @@ func (r *run) attack(ctx context.Context) (err error) {
 	if err := r.prepare(ctx, role, anyone); err != nil {
 		return err
 	}
-	if r.o.Results > 0 {
-		if err := limitStream(ctx, role, bus.StreamResults, r.o.Results); err != nil {
-			return err
-		}
-	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -110,6 +105,11 @@ func (r *run) prepare(ctx context.Context, role, anyone *bus.Conn) (err error) {
 		sseSubscriber("sse 2", []string{r.fleet.Gateways[1], r.fleet.Gateways[0]}, r.log),
 		r.fleet.curlSubscriber(),
 		r.fleet.watchProgram(r.bin.Megaphone),
+	}
+	if r.o.Results > 0 {
+		if err := limitStream(ctx, role, bus.StreamResults, r.o.Results); err != nil {
+			return err
+		}
 	}
 	if r.bin.NATS == without {
 		return nil
