@@ -1,6 +1,7 @@
 package pollers
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,8 +21,8 @@ import (
 
 // Bounds of a survey.
 const (
-	MaxCandidates = 256         // sockets beyond are counted, and not looked at
-	AskTimeout    = time.Second // of one request, its answer included
+	MaxCandidates     = 256         // sockets beyond are counted, and not looked at
+	DefaultAskTimeout = time.Second // of one request, its answer included
 
 	askedAtOnce = 8
 )
@@ -55,17 +56,23 @@ type Survey struct {
 	Left       int         `json:"left"`     // beyond MaxCandidates
 }
 
-// Look surveys this machine: the TCP sockets that listen, those on the given ports
-// where there are any, and the status documents that they answer on loopback, by
-// one GET of AskTimeout at most for each of AskedPaths. Nothing else is connected
-// to: redirects are not followed.
-func Look(ctx context.Context, ports ...uint16) (Survey, error) {
+// LookOptions narrow a survey. The zero value looks at everything.
+type LookOptions struct {
+	Ports   []uint16      // to look at alone; nil: all
+	Timeout time.Duration // of one request; 0 means DefaultAskTimeout
+}
+
+// Look surveys this machine: the TCP sockets that listen, and the status documents
+// that they answer on loopback, by one GET at most for each of AskedPaths. Nothing
+// else is connected to: redirects are not followed.
+func Look(ctx context.Context, o LookOptions) (Survey, error) {
+	o.Timeout = cmp.Or(o.Timeout, DefaultAskTimeout)
 	sockets, err := listening(ctx)
 	if err != nil {
 		return Survey{}, err
 	}
-	if len(ports) > 0 {
-		sockets = slices.DeleteFunc(sockets, func(s socket) bool { return !slices.Contains(ports, s.at.Port()) })
+	if o.Ports != nil {
+		sockets = slices.DeleteFunc(sockets, func(s socket) bool { return !slices.Contains(o.Ports, s.at.Port()) })
 	}
 	running, err := (&processes{}).list(ctx)
 	if err != nil {
@@ -87,7 +94,7 @@ func Look(ctx context.Context, ports ...uint16) (Survey, error) {
 			continue
 		}
 		s.Asked++
-		g.Go(func() error { requests[i] = s.Candidates[i].askAll(ctx); return nil })
+		g.Go(func() error { requests[i] = s.Candidates[i].askAll(ctx, o.Timeout); return nil })
 	}
 	_ = g.Wait() // always nil
 	for _, n := range requests {
@@ -180,14 +187,14 @@ func (c *Candidate) watch(id, addr string, code int) {
 
 // askAll asks for each path until one answers with a status document, or until
 // nothing answers over HTTP. It returns how often it asked.
-func (c *Candidate) askAll(ctx context.Context) (asked int) {
+func (c *Candidate) askAll(ctx context.Context, timeout time.Duration) (asked int) {
 	client, done := askOnly(c.ask)
 	defer done()
 	id, found := c.Registration.ID, false
 	for _, path := range AskedPaths {
 		addr := "http://" + c.Listens + path
 		asked++
-		a, err := askFor(ctx, client, addr)
+		a, err := askFor(ctx, client, addr, timeout)
 		if err != nil {
 			if asked == 1 {
 				c.Note = err.Error()
@@ -220,8 +227,8 @@ type asked struct {
 	html    bool
 }
 
-func askFor(ctx context.Context, client *http.Client, addr string) (asked, error) {
-	ctx, cancel := context.WithTimeout(ctx, AskTimeout)
+func askFor(ctx context.Context, client *http.Client, addr string, timeout time.Duration) (asked, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, addr, nil)
 	if err != nil {
@@ -231,7 +238,7 @@ func askFor(ctx context.Context, client *http.Client, addr string) (asked, error
 	resp, body, err := fetch(client, req)
 	switch {
 	case ctx.Err() != nil:
-		return asked{}, fmt.Errorf("no answer over HTTP within %s", AskTimeout)
+		return asked{}, fmt.Errorf("no answer over HTTP within %s", events.Duration(timeout))
 	case err != nil:
 		return asked{}, errors.New("no answer over HTTP")
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/matryer/is"
 )
@@ -74,7 +75,7 @@ func TestLook(t *testing.T) {
 		numbers[port] = name
 		only = append(only, port)
 	}
-	s, err := Look(t.Context(), only...)
+	s, err := Look(t.Context(), LookOptions{Ports: only, Timeout: 20 * time.Second})
 	is.NoErr(err)
 	is.Equal(len(s.Candidates), len(ports))
 	is.Equal(s.Asked, len(ports))

@@ -23,6 +23,7 @@ const discoverLimit = 2 * time.Minute
 func newDiscover() *cobra.Command {
 	var asJSON bool
 	var ports []uint
+	timeout := pollers.DefaultAskTimeout
 	cmd := &cobra.Command{
 		Use: "discover", Short: "List what could be watched on this machine",
 		Long: "List what listens on this machine (TCP), which status document it has, and the command that would register a\n" +
@@ -38,17 +39,22 @@ func newDiscover() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			s, err := pollers.Look(ctx, only...)
+			if timeout < events.MinDuration {
+				return usage("--timeout %s: it must be at least %s", timeout, events.MinDuration)
+			}
+			s, err := pollers.Look(ctx, pollers.LookOptions{Ports: only, Timeout: timeout})
 			if err != nil {
 				return err
 			}
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), s)
 			}
-			return printSurvey(cmd.OutOrStdout(), s)
+			return printSurvey(cmd.OutOrStdout(), s, timeout)
 		},
 	}
 	cmd.Flags().UintSliceVar(&ports, "port", nil, "`PORT` to look at, any number of times (default all)")
+	cmd.Flags().Lookup("port").DefValue = "" // not "[]"
+	cmd.Flags().Var((*durationValue)(&timeout), "timeout", "of one request")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	return cmd
 }
@@ -65,7 +71,7 @@ func portNumbers(ports []uint) (numbers []uint16, err error) {
 
 // printSurvey prints what can be pasted into a shell: comments, and a command for
 // each candidate.
-func printSurvey(w io.Writer, s pollers.Survey) error {
+func printSurvey(w io.Writer, s pollers.Survey, timeout time.Duration) error {
 	var b strings.Builder
 	hidden := 0
 	for _, c := range s.Candidates {
@@ -81,7 +87,7 @@ func printSurvey(w io.Writer, s pollers.Survey) error {
 		}
 	}
 	fmt.Fprintf(&b, "# %d TCP sockets listen here. %d were asked, over loopback only, by %d GETs of %s at most for %s.\n",
-		s.Sockets, s.Asked, s.Requests, events.Duration(pollers.AskTimeout), strings.Join(pollers.AskedPaths, " "))
+		s.Sockets, s.Asked, s.Requests, events.Duration(timeout), strings.Join(pollers.AskedPaths, " "))
 	if s.Left > 0 {
 		fmt.Fprintf(&b, "# %d more were not looked at: it looks at %d.\n", s.Left, pollers.MaxCandidates)
 	}

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/looprock/megaphone/events"
 	"github.com/looprock/megaphone/pollers"
@@ -18,12 +19,12 @@ func TestDiscoverIsPasted(t *testing.T) {
 	p := serve(t, t.TempDir(), "--interval", "1s")
 	web := startService(t, "http", "/actuator/health", `{"status":"OUT_OF_SERVICE","details":{"q":{"status":"DOWN"}}}`)
 	port := web.said[strings.LastIndex(web.said, ":")+1:]
-	code, text := runProgram(t, "megaphone", "discover", "--port", port)
+	code, text := runProgram(t, "megaphone", "discover", "--port", port, "--timeout", "20s")
 	t.Log(text)
 	is.Equal(code, 0)
 	is.Equal(text, fmt.Sprintf(`# localhost:%s, statusd (process %d): actuator at /actuator/health says Critical: OUT_OF_SERVICE: q DOWN
 megaphone register statusd http://localhost:%s/actuator/health
-# 1 TCP sockets listen here. 1 were asked, over loopback only, by 2 GETs of 1s at most for /health /actuator/health /healthz /status /.
+# 1 TCP sockets listen here. 1 were asked, over loopback only, by 2 GETs of 20s at most for /health /actuator/health /healthz /status /.
 # Nothing was registered.
 `, port, web.cmd.Process.Pid, port))
 
@@ -34,7 +35,7 @@ megaphone register statusd http://localhost:%s/actuator/health
 	is.Equal(string(out), "registered statusd on web01\n")
 	p.shows("statusd", events.Critical, "OUT_OF_SERVICE: q DOWN", "cli")
 
-	code, text = runProgram(t, "megaphone", "discover", "--json", "--port", port)
+	code, text = runProgram(t, "megaphone", "discover", "--json", "--port", port, "--timeout", "20s")
 	is.Equal(code, 0)
 	var s pollers.Survey
 	is.NoErr(unmarshal(text, &s))
@@ -52,7 +53,7 @@ func TestSurveyIsSafeToPaste(t *testing.T) {
 	is.NoErr(printSurvey(&b, pollers.Survey{Candidates: []pollers.Candidate{
 		{Listens: "localhost:1", Process: "a\nreboot", PID: 7, Note: "says OK: a\r\nreboot\u2028\x1b[2J" + strings.Repeat("b", 500), Registration: reg},
 		{Listens: "[fd00::1]:2", Note: "no", Registration: &events.Registration{ID: "y", URL: []byte(`"tcp://[fd00::1]:2"`)}},
-	}, Sockets: 3, Asked: 1, Left: 1}))
+	}, Sockets: 3, Asked: 1, Left: 1}, time.Second))
 	t.Log(b.String())
 	var commands []string
 	for line := range strings.Lines(b.String()) {
