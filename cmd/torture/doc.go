@@ -22,7 +22,7 @@
 // Files: script.go and plan.go are what the seed decides; process.go, bus.go,
 // relay.go, disk.go and fleet.go are the processes, their ways to the bus and its
 // disks; services.go, pushers.go, driver.go and faults.go carry script and plan
-// out; subscribers.go and programs.go are those that watch all the time; recorder.go
-// and history.go read the streams into what evidence.go names; judge.go and silence.go are the
-// verdict.
+// out; subscribers.go and programs.go are those that watch all the time;
+// recorder.go and history.go read the streams into what evidence.go names; judge.go
+// and silence.go are the verdict.
 package main
