@@ -26,6 +26,7 @@ type leaseRow struct {
 	held     bool
 	holder   string // empty where the record is of a later version: it is not touched
 	name     string
+	note     string    // of the holder that released it; empty while it is held
 	stored   time.Time // bus time of the last renewal that was seen
 	seen     time.Time // when the last message came, by this process's clock
 	since    time.Time // when it was seen to become held or free
@@ -128,7 +129,7 @@ func (t *leaseTable) read(rows []leaseRow, m jetstream.Msg, meta *jetstream.MsgM
 	row := &rows[p]
 	was := *row
 	row.revision, row.seen = meta.Sequence.Stream, time.Now()
-	row.held, row.holder, row.name = false, "", ""
+	row.held, row.holder, row.name, row.note = false, "", "", ""
 	if !ended(m.Headers()) {
 		row.held, row.stored = true, meta.Timestamp
 		var rec leaseRecord
@@ -136,6 +137,8 @@ func (t *leaseTable) read(rows []leaseRow, m jetstream.Msg, meta *jetstream.MsgM
 			row.holder, row.name = rec.Holder, rec.Name
 			delete(t.dead, rec.Name)
 		}
+	} else if m.Headers().Get(markerReason) == "" {
+		row.note = string(m.Data())
 	} else if was.held && m.Headers().Get(markerReason) == "MaxAge" {
 		t.dead[was.name] = true
 	}

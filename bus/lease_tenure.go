@@ -27,6 +27,7 @@ type tenure struct {
 	began    time.Time // when it was acquired
 	returned bool      // hold returned by itself; read after run, as again
 	again    time.Time // when the partition may be tried again
+	note     string    // for the next holder; written while hold runs
 }
 
 // leaseRetry is the pause after a renewal that failed.
@@ -52,7 +53,10 @@ func (t *tenure) run(ctx context.Context, hold func(context.Context, Lease)) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		hold(hctx, Lease{Partition: t.partition, Epoch: t.epoch, Previous: t.row.stored, valid: valid})
+		hold(hctx, Lease{
+			Partition: t.partition, Epoch: t.epoch, Previous: t.row.stored, Note: t.row.note, valid: valid,
+			leave: func(note string) { t.note = note },
+		})
 	}()
 	lost := t.keep(hctx, cancel, valid, done)
 	valid.end()
@@ -174,7 +178,7 @@ func (t *tenure) subject() string { return t.l.subject(strconv.Itoa(t.partition)
 func (t *tenure) free(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaseSpare)
 	defer cancel()
-	_, err := t.l.c.storeNow(ctx, &nats.Msg{Subject: t.subject(), Header: nats.Header{kvOperation: {"DEL"}}},
+	_, err := t.l.c.storeNow(ctx, &nats.Msg{Subject: t.subject(), Data: []byte(t.note), Header: nats.Header{kvOperation: {"DEL"}}},
 		jetstream.WithExpectLastSequencePerSubject(t.revision))
 	if err != nil {
 		t.l.log.Debug("lease was not released: it ends by itself", "partition", t.partition, "error", err)

@@ -42,8 +42,14 @@ type Lease struct {
 	Partition int
 	Epoch     uint64    // grows with every holder; it stays the same while the lease is renewed
 	Previous  time.Time // bus time of the last renewal by the holder before; zero if unknown
+	Note      string    // what the holder before left, if it released the partition; empty if it died
 	valid     *validity
+	leave     func(note string)
 }
+
+// Leave leaves a note for whoever takes the partition next. It may be called
+// until hold returns, the last note counts, and it is lost where the lease is.
+func (l Lease) Leave(note string) { l.leave(note) }
 
 // Valid reports whether the lease certainly is still its holder's: by the
 // monotonic and by the wall clock it was renewed less than [LeaseTTL] minus a

@@ -297,6 +297,37 @@ func TestLeasesGivenUp(t *testing.T) {
 	is.NoErr(<-done)
 }
 
+// Who releases a partition can tell the next holder something; who dies cannot.
+func TestLeaseNotes(t *testing.T) {
+	is := is.New(t)
+	s := leaseServer(t)
+	hold := func(holder, note string) (got chan string, stop func()) {
+		nc := bustest.Connect(t, s)
+		c, err := bus.New(nc)
+		is.NoErr(err)
+		l := bus.NewLeases(c, bus.LeaseOptions{Group: "w.notes", Partitions: 1, Holder: holder, Name: holder})
+		ctx, cancel := context.WithCancel(context.Background())
+		got, done := make(chan string, 1), make(chan error, 1)
+		go func() {
+			done <- l.Run(ctx, func(ctx context.Context, l bus.Lease) {
+				got <- l.Note
+				<-ctx.Done()
+				l.Leave(note)
+			})
+		}()
+		stop = sync.OnceFunc(func() { cancel(); is.NoErr(<-done); nc.Close() })
+		t.Cleanup(stop)
+		return got, stop
+	}
+	first, stop := hold("a", "until 17")
+	is.Equal(<-first, "")
+	stop()
+	second, _ := hold("b", "never told")
+	is.Equal(<-second, "until 17")
+	third, _ := hold("b", "") // the same process after kill -9: the lease is not free
+	is.Equal(<-third, "")
+}
+
 func TestLeaseWithoutHolder(t *testing.T) {
 	is := is.New(t)
 	is.True(!bus.Lease{}.Valid())

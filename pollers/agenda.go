@@ -27,6 +27,8 @@ type task struct {
 	index   int  // in the heap; -1 when not there
 	running bool // its poll has not been published yet
 	removed bool // waiting for its target only to be thrown away
+
+	interrupted bool // its last poll found nothing out; read once it has ended
 }
 
 // again returns the task for another lease, in which its check has answered
@@ -98,7 +100,7 @@ func (a *agenda) take(now int64) (t *task, dropped int64) {
 		}
 		q.polls++
 		a.running++
-		t.running = true
+		t.running, t.interrupted = true, false
 		if dropped = t.schedule.Missed(t.due, now); dropped > 0 {
 			t.due = t.schedule.Last(now)
 		}

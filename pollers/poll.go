@@ -14,6 +14,11 @@ import (
 
 // poll looks at a check once and publishes what it found, while the lease holds.
 func (w *Worker) poll(h *held, t *task) {
+	defer w.done(t)
+	if !h.lease.Valid() { // this process was stopped for a while: others may poll by now
+		w.spare(t)
+		return
+	}
 	w.counts.polls.Add(1)
 	ctx, cancel := context.WithTimeout(h.ctx, t.timeout)
 	start := time.Now()
@@ -27,10 +32,20 @@ func (w *Worker) poll(h *held, t *task) {
 	switch {
 	case h.ctx.Err() != nil || !wanted: // an interrupted poll says nothing about its check
 		w.counts.discarded.Add(1)
+		t.interrupted = true
 	default:
 		w.publish(h, t, f, start.Add(latency), latency)
 	}
-	w.done(t)
+}
+
+// spare gives the target of a poll free that is not begun.
+func (w *Worker) spare(t *task) {
+	w.counts.discarded.Add(1)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t.interrupted = true
+	w.agenda.fetched(t)
+	w.rouse()
 }
 
 // look runs the check of t. One of a local kind has to be what this process's own
@@ -112,6 +127,7 @@ func (w *Worker) publish(h *held, t *task, f Finding, at time.Time, latency time
 	}
 	if h.ctx.Err() != nil || errors.Is(err, errLease) {
 		w.counts.discarded.Add(1) // whoever has the lease now polls the check
+		t.interrupted = true
 		return
 	}
 	w.lost(t, err)

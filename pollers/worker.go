@@ -48,9 +48,10 @@ type slot struct {
 
 // held is a slot during one lease.
 type held struct {
-	ctx   context.Context // ends with the lease
-	lease bus.Lease
-	polls sync.WaitGroup // grows only while the slot is held
+	ctx    context.Context // of its polls; ends with the lease
+	cancel context.CancelFunc
+	lease  bus.Lease
+	polls  sync.WaitGroup // grows only while the slot is held
 }
 
 // New returns a worker that does nothing before Run.
@@ -153,58 +154,65 @@ func partitions(pool string) int {
 	return events.Partitions
 }
 
-// takeoverMargin is how long before the last sign of life of a partition's
-// former holder polls may have been due that it did not live to publish.
-const takeoverMargin = time.Second
-
-// open begins to poll the checks of a partition: at once those that were due
-// since its former holder was last heard of, the others when they are due.
+// open begins to poll the checks of a partition: at once those that its former
+// holder did not poll, the others when they are due.
 func (w *Worker) open(ctx context.Context, pool string, lease bus.Lease) *slot {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s := w.slot(pool, lease.Partition)
-	s.held = &held{ctx: ctx, lease: lease}
-	var since int64
-	if !lease.Previous.IsZero() {
-		since = lease.Previous.Add(-takeoverMargin).UnixMilli()
-	}
+	s.held = &held{lease: lease}
+	s.held.ctx, s.held.cancel = context.WithCancel(context.WithoutCancel(ctx)) // see close
 	now := time.Now().UnixMilli()
+	from := handedOver(lease, now)
 	old := s.tasks
 	s.tasks = make(map[*task]struct{}, len(old))
 	for t := range old {
-		w.enter(t.again(), since, now)
+		w.enter(t.again(), from, now)
 	}
 	w.rouse()
 	return s
 }
 
 // enter puts a task into its slot, which is held, in place of its former self.
-func (w *Worker) enter(t *task, since, now int64) {
+func (w *Worker) enter(t *task, from handover, now int64) {
 	w.tasks[name{t.host, t.check}] = t
 	t.slot.tasks[t] = struct{}{}
 	last := t.schedule.Last(now)
 	switch {
-	case t.stored > since: // nobody may have polled it yet
+	case t.stored > from.known: // nobody may have polled it yet
 		t.failures = 0
 		w.agenda.put(t, now)
-	case last > since:
+	case last > from.polled:
 		w.agenda.put(t, last)
 	default:
-		w.agenda.put(t, t.schedule.Next(now))
+		w.agenda.put(t, t.schedule.Next(max(now, from.polled)))
 	}
 }
 
-// close ends the polls of a slot, waits for them, and keeps its tasks for the
-// next lease.
+// close ends the polling of a slot, and keeps its tasks for the next lease.
+// While the lease is valid, which is so where it is handed over, polls under way
+// have a while to end, and the next holder is told which were begun.
 func (w *Worker) close(s *slot) {
 	w.mu.Lock()
 	h := s.held
 	s.held = nil
+	polled := time.Now().UnixMilli()
 	for t := range s.tasks {
 		w.agenda.remove(t)
+		if !t.running {
+			polled = min(polled, t.due-1)
+		}
 	}
 	w.mu.Unlock()
-	h.polls.Wait()
+	h.drain()
+	w.mu.Lock()
+	for t := range s.tasks {
+		if t.interrupted {
+			polled = min(polled, t.due-1)
+		}
+	}
+	w.mu.Unlock()
+	h.lease.Leave(leaveNote(polled))
 }
 
 func (w *Worker) slot(pool string, partition int) *slot {
