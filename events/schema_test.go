@@ -89,7 +89,7 @@ func samples() map[string]any {
 		events.TypeCheckPresent: events.Present("web01", "db", 17, events.Moment{Status: &critical, Phase: events.Live, Since: at}, "no answer", nil),
 		events.TypeHostPresent:  events.Present("web01", "", 1, events.Moment{Status: &ok, Phase: events.Live, Since: at}, "", nil),
 		events.TypeRejected:     events.Rejection{Subject: "megaphone.result.web01.db", Reason: "no status"},
-		events.TypeHeartbeat:    events.Heartbeat{Role: "poller", Name: "w1", Pools: []string{"default"}, Started: at},
+		events.TypeHeartbeat:    events.Heartbeat{Role: "poller", Name: "w1", Pools: []string{"default"}, Started: at, Work: &events.Work{Partitions: map[string]int{"default": 64}}},
 		events.TypeTick:         events.Tick{Outage: &events.Outage{From: at, To: at}},
 	}
 }

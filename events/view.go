@@ -86,6 +86,20 @@ type Heartbeat struct {
 	Started Time     `json:"started,omitzero"`
 	Leases  int      `json:"leases"`
 	Stopped bool     `json:"stopped,omitempty"` // a graceful end
+	Work    *Work    `json:"work,omitempty"`    // of a poller
+}
+
+// Work is how a worker gets on. What is counted is counted over the last minute.
+type Work struct {
+	Partitions     map[string]int `json:"partitions"`        // held now, by pool
+	Checks         int            `json:"checks"`            // in them
+	PollsPerSecond float64        `json:"polls_per_second"`  // begun
+	ErrorShare     float64        `json:"error_share"`       // 0..1 of the polls: those that found nothing out
+	LateSeconds    float64        `json:"late_seconds"`      // how long after its due time the latest poll began, or has been waiting now
+	Dropped        uint64         `json:"dropped"`           // polls that were due again before they were begun
+	Running        int            `json:"running"`           // polls now
+	Slow           int            `json:"slow"`              // of them, those that take longer than a second
+	Suspect        string         `json:"suspect,omitempty"` // why its results do not count now
 }
 
 // Rejection tells of an event that was refused: the data of [TypeRejected].

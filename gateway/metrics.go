@@ -28,6 +28,7 @@ func (s *Server) newMetrics() (own, fleet http.Handler) {
 	process := prometheus.NewRegistry()
 	process.MustRegister(build, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		&statusCollector{view: s.seen, host: s.local, local: true}, processCollector{s})
+	process.MustRegister(s.cfg.Metrics...)
 	hosts := prometheus.NewRegistry()
 	hosts.MustRegister(&statusCollector{view: s.seen})
 	return s.metricsHandler(process), s.metricsHandler(hosts)

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/looprock/megaphone/bus"
@@ -49,8 +50,9 @@ type Config struct {
 	Interval     time.Duration // of polls whose registration says none; default 10 s
 	Timeout      time.Duration // of polls whose registration says none; default 10 s
 
-	Logger  *slog.Logger // nil discards
-	Version string       // of the program
+	Logger  *slog.Logger           // nil discards
+	Version string                 // of the program
+	Metrics []prometheus.Collector // of other parts of this process, shown on /metrics
 }
 
 func (c Config) withDefaults() Config {

@@ -15,7 +15,7 @@ type task struct {
 	stored      int64  // when it was registered, bus time, Unix milliseconds
 	target      events.Target
 	local       *events.Registration // of a local kind; nil for others
-	endpoint    string               // what polls at once are limited by
+	endpoint    endpoint             // what polls at once are limited by
 	schedule    Schedule
 	timeout     time.Duration // of one poll
 	slot        *slot
@@ -24,9 +24,13 @@ type task struct {
 	key      int64 // of the last poll; grows even where the clock steps back
 	failures int   // in a row, before the first answer; -1 once there was one
 
+	begun int64 // when its last poll was, Unix milliseconds
+
 	index   int  // in the heap; -1 when not there
 	running bool // its poll has not been published yet
 	removed bool // waiting for its target only to be thrown away
+	slow    bool // its last poll was
+	slowly  bool // the present one counts as such
 
 	interrupted bool // its last poll found nothing out; read once it has ended
 }
@@ -40,24 +44,47 @@ func (t *task) again() *task {
 	}
 }
 
+// slowAfter is how long a poll may take before it counts as slow.
+const slowAfter = time.Second
+
+// limits are how many polls there may be at once.
+type limits struct {
+	quick   int // that have not taken slowAfter yet
+	slow    int // that have, or whose last one did: they take no place from quick ones
+	perHost int // of one host, whatever is polled there
+	perPort int // of one port of a host
+}
+
 // agenda decides which poll comes next: the one due first, among those whose
 // target is not busy. It has no clock and starts nothing. Times are Unix
 // milliseconds. Not safe for concurrent use.
 type agenda struct {
-	limit, perTarget int // polls at once: in all, and per endpoint
-	due              dueHeap
-	running          int
-	busy             map[string]*endpointQueue // endpoints that are being polled
+	limits
+	due     dueHeap
+	running int                 // quick polls under way
+	slowly  int                 // slow polls under way
+	young   []young             // polls that began as quick ones, in this order
+	waiting []*task             // that have to be polled slowly
+	ports   map[endpoint]*queue // that are being polled, or waited for
+	hosts   map[string]*queue
 }
 
-// endpointQueue is a target with polls under way, and those that wait for it.
-type endpointQueue struct {
+// young is a poll that began as a quick one; its key tells it from later ones.
+type young struct {
+	*task
+	key int64
+}
+
+// queue is a target with polls under way, and those that wait for it.
+type queue struct {
 	polls   int
 	waiting []*task
+	host    *queue // of a port
+	ports   int    // of a host: that have a queue
 }
 
-func newAgenda(limit, perTarget int) *agenda {
-	return &agenda{limit: limit, perTarget: perTarget, busy: map[string]*endpointQueue{}}
+func newAgenda(l limits) *agenda {
+	return &agenda{limits: l, ports: map[endpoint]*queue{}, hosts: map[string]*queue{}}
 }
 
 // put enters a task that is not in the agenda, to be polled at due.
@@ -69,70 +96,193 @@ func (a *agenda) put(t *task, due int64) {
 // remove takes a task out for good, unless it is being polled.
 func (a *agenda) remove(t *task) {
 	t.removed = true
-	if t.index >= 0 {
-		heap.Remove(&a.due, t.index)
+	if t.index < 0 {
+		return
 	}
+	heap.Remove(&a.due, t.index)
+	a.admit(t.endpoint) // in place of t, if t was
+	a.admitSlow()
 }
 
 // next returns when take is worth calling; ok is false where only the end of a
 // poll can change anything.
 func (a *agenda) next() (due int64, ok bool) {
-	if len(a.due) == 0 || a.running >= a.limit {
+	if len(a.due) == 0 {
 		return 0, false
 	}
-	return a.due[0].due, true
+	if a.running < a.quick {
+		return a.due[0].due, true
+	}
+	a.forget()
+	if len(a.young) == 0 || a.slowly >= a.slow {
+		return 0, false
+	}
+	return max(a.due[0].due, a.young[0].begun+slowAfter.Milliseconds()), true
+}
+
+// behind is how long the poll that comes next has been due.
+func (a *agenda) behind(now int64) time.Duration {
+	if len(a.due) == 0 {
+		return 0
+	}
+	return time.Duration(max(now-a.due[0].due, 0)) * time.Millisecond
 }
 
 // take returns a task to poll now, nil if there is none, and how many of its
 // polls are dropped because a later one is due already. The caller calls
 // fetched and done of it.
 func (a *agenda) take(now int64) (t *task, dropped int64) {
-	for a.running < a.limit && len(a.due) > 0 && a.due[0].due <= now {
+	a.slowDown(now)
+	for a.running < a.quick && len(a.due) > 0 && a.due[0].due <= now {
 		t := heap.Pop(&a.due).(*task)
-		q := a.busy[t.endpoint]
-		if q == nil {
-			q = &endpointQueue{}
-			a.busy[t.endpoint] = q
-		}
-		if q.polls >= a.perTarget {
-			q.waiting = append(q.waiting, t)
+		if t.slow && a.slowly >= a.slow {
+			a.waiting = append(a.waiting, t)
 			continue
 		}
-		q.polls++
-		a.running++
-		t.running, t.interrupted = true, false
+		if !a.occupy(t) {
+			continue
+		}
 		if dropped = t.schedule.Missed(t.due, now); dropped > 0 {
 			t.due = t.schedule.Last(now)
 		}
 		t.key = max(t.due, t.key+1)
+		t.running, t.interrupted, t.begun = true, false, now
+		if t.slowly = t.slow; t.slow {
+			a.slowly++
+		} else {
+			a.running++
+			a.young = append(a.young, young{t, t.key})
+		}
 		return t, dropped
 	}
 	return nil, 0
 }
 
+// occupy takes a place at the target of t, else lets it wait there.
+func (a *agenda) occupy(t *task) bool {
+	port, host := a.ports[t.endpoint], a.hosts[t.endpoint.host]
+	switch {
+	case port != nil && port.polls >= a.perPort:
+		port.waiting = append(port.waiting, t)
+		return false
+	case host != nil && host.polls >= a.perHost:
+		host.waiting = append(host.waiting, t)
+		return false
+	case host == nil:
+		host = &queue{}
+		a.hosts[t.endpoint.host] = host
+	}
+	if port == nil {
+		port = &queue{host: host}
+		a.ports[t.endpoint] = port
+		host.ports++
+	}
+	port.polls++
+	host.polls++
+	return true
+}
+
+// slowDown counts quick polls that have taken too long as slow ones, where there
+// is room for that.
+func (a *agenda) slowDown(now int64) {
+	for a.forget(); len(a.young) > 0 && a.young[0].begun+slowAfter.Milliseconds() <= now && a.slowly < a.slow; a.forget() {
+		a.young[0].slowly = true
+		a.running--
+		a.slowly++
+	}
+}
+
+// forget drops what has ended, or counts as slow, from the head of young.
+func (a *agenda) forget() {
+	n := 0
+	for n < len(a.young) && (!a.young[n].running || a.young[n].task.key != a.young[n].key || a.young[n].slowly) {
+		a.young[n] = young{}
+		n++
+	}
+	a.young = a.young[n:]
+}
+
 // fetched says that t no longer uses its target.
-func (a *agenda) fetched(t *task) {
-	q := a.busy[t.endpoint]
-	q.polls--
-	for len(q.waiting) > 0 {
-		next := q.waiting[0]
-		q.waiting[0] = nil
-		q.waiting = q.waiting[1:]
-		if !next.removed {
-			heap.Push(&a.due, next)
-			break
+func (a *agenda) fetched(t *task, now int64) {
+	t.slow = now-t.begun >= slowAfter.Milliseconds()
+	port := a.ports[t.endpoint]
+	port.polls--
+	port.host.polls--
+	a.admit(t.endpoint)
+}
+
+// admit lets in as many of those who wait for a target as there is room for
+// there, and forgets it if it is idle.
+func (a *agenda) admit(e endpoint) {
+	if host := a.hosts[e.host]; host != nil {
+		a.admitHost(host)
+	}
+	port := a.ports[e]
+	if port == nil {
+		return
+	}
+	for room := a.perPort - port.polls; room > 0 && len(port.waiting) > 0; {
+		if a.let(shift(&port.waiting)) {
+			room--
 		}
 	}
-	if q.polls == 0 && len(q.waiting) == 0 {
-		delete(a.busy, t.endpoint)
+	if port.polls == 0 && len(port.waiting) == 0 {
+		delete(a.ports, e)
+		port.host.ports--
 	}
+	if port.host.ports == 0 && len(port.host.waiting) == 0 {
+		delete(a.hosts, e.host)
+	}
+}
+
+// admitHost is admit for those who wait for the host. Who finds the port busy
+// goes on waiting there.
+func (a *agenda) admitHost(host *queue) {
+	for room := a.perHost - host.polls; room > 0 && len(host.waiting) > 0; {
+		t := shift(&host.waiting)
+		if port := a.ports[t.endpoint]; port != nil && port.polls >= a.perPort {
+			port.waiting = append(port.waiting, t)
+		} else if a.let(t) {
+			room--
+		}
+	}
+}
+
+// admitSlow is admit for those who wait for the end of a slow poll.
+func (a *agenda) admitSlow() {
+	for room := a.slow - a.slowly; room > 0 && len(a.waiting) > 0; {
+		if a.let(shift(&a.waiting)) {
+			room--
+		}
+	}
+}
+
+// let enters a task that waited; false where it was removed meanwhile.
+func (a *agenda) let(t *task) bool {
+	if !t.removed {
+		heap.Push(&a.due, t)
+	}
+	return !t.removed
+}
+
+// shift takes the first of those who wait.
+func shift(waiting *[]*task) *task {
+	t := (*waiting)[0]
+	(*waiting)[0] = nil
+	*waiting = (*waiting)[1:]
+	return t
 }
 
 // done says that the poll of t is over, and returns how many of its polls fell
 // into it. A task that was not removed is entered again.
 func (a *agenda) done(t *task, now int64) (dropped int64) {
-	a.running--
 	t.running = false
+	if t.slowly {
+		a.slowly--
+		a.admitSlow()
+	} else {
+		a.running--
+	}
 	if t.removed {
 		return 0
 	}

@@ -59,24 +59,28 @@ func (n network) kinds() Kinds {
 	}
 }
 
-// perTarget is how many polls at once one endpoint has to stand, per worker.
-const perTarget = 16
+// perTarget is how many idle connections are kept of one port: as many as polls
+// of it there may be at once by default.
+const perTarget = DefaultPerHost / 2
 
 var defaultPorts = map[string]string{"http": "80", "https": "443", "grpcs": "443", "nats": "4222"}
 
-// endpoint returns host:port of an address, by which polls at once are limited;
-// the address itself where it has none.
-func endpoint(addr string) string {
+// endpoint is a place that is polled, by which polls at once are limited: a port
+// of a host, as its address writes them. Where an address has no host it is the
+// address itself, without a port.
+type endpoint struct{ host, port string }
+
+func endpointOf(addr string) endpoint {
 	if events.Scheme(addr) == "exec" {
-		return "exec" // programs at once on this machine
+		return endpoint{host: "exec"} // programs at once on this machine
 	}
 	u, err := url.Parse(addr)
 	if err != nil || u.Host == "" {
-		return addr
+		return endpoint{host: addr}
 	}
 	port := u.Port()
 	if port == "" {
 		port = defaultPorts[u.Scheme]
 	}
-	return strings.ToLower(u.Hostname()) + ":" + port
+	return endpoint{strings.ToLower(u.Hostname()), port}
 }

@@ -16,7 +16,11 @@ const (
 	DefaultInterval    = 10 * time.Second
 	DefaultTimeout     = 10 * time.Second
 	DefaultConcurrency = 256
+	DefaultPerHost     = 32
 )
+
+// slowShare is how many slow polls there may be at once, for each quick one.
+const slowShare = 4
 
 // Config is what a [Worker] needs. Conn, Registry, Name and Holder are required.
 type Config struct {
@@ -29,7 +33,8 @@ type Config struct {
 	Host        string         // the local host, whose own checks are polled too; "" for none
 	Interval    time.Duration  // between two polls of a check that does not say; 0 means DefaultInterval
 	Timeout     time.Duration  // of one poll, its answer's body included; 0 means DefaultTimeout
-	Concurrency int            // polls at once; 0 means DefaultConcurrency
+	Concurrency int            // polls at once that take less than a second, and four times as many that take longer; 0 means DefaultConcurrency
+	PerHost     int            // polls at once of one host, half of them of one port; 0 means DefaultPerHost
 	Version     string         // told to what is polled
 	TLS         *tls.Config    // of polls over https; nil means the defaults
 	Networks    []netip.Prefix // the only ones to poll over the network; nil means all but metadata addresses
@@ -59,6 +64,9 @@ func (c Config) withDefaults() Config {
 	if c.Concurrency <= 0 {
 		c.Concurrency = DefaultConcurrency
 	}
+	if c.PerHost <= 0 {
+		c.PerHost = DefaultPerHost
+	}
 	if c.Version == "" {
 		c.Version = "devel"
 	}
@@ -66,6 +74,10 @@ func (c Config) withDefaults() Config {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	return c
+}
+
+func (c Config) limits() limits {
+	return limits{quick: c.Concurrency, slow: slowShare * c.Concurrency, perHost: c.PerHost, perPort: (c.PerHost + 1) / 2}
 }
 
 // connection is that of the worker; nil for none.

@@ -44,7 +44,7 @@ func (w *Worker) spare(t *task) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	t.interrupted = true
-	w.agenda.fetched(t)
+	w.agenda.fetched(t, time.Now().UnixMilli())
 	w.rouse()
 }
 
@@ -77,10 +77,12 @@ func (w *Worker) fetched(t *task, err error) (wanted bool) {
 	case t.failures >= 0:
 		t.failures++
 	}
+	at := time.Now().UnixMilli()
 	if err != nil {
 		w.counts.failures.Add(1)
+		w.recent.at(at).failures++
 	}
-	w.agenda.fetched(t)
+	w.agenda.fetched(t, at)
 	w.rouse()
 	now := w.tasks[name{t.host, t.check}]
 	return now != nil && now.target == t.target && now.slot == t.slot
@@ -89,7 +91,10 @@ func (w *Worker) fetched(t *task, err error) (wanted bool) {
 func (w *Worker) done(t *task) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.counts.dropped.Add(w.agenda.done(t, time.Now().UnixMilli()))
+	now := time.Now().UnixMilli()
+	dropped := w.agenda.done(t, now)
+	w.counts.dropped.Add(dropped)
+	w.recent.at(now).dropped += uint64(dropped)
 	w.rouse()
 }
 

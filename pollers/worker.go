@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/looprock/megaphone/bus"
@@ -28,6 +27,7 @@ type Worker struct {
 	agenda *agenda
 	until  int64 // when the scheduler wakes by itself, Unix milliseconds
 	last   int64 // when it dispatched last
+	recent window
 
 	counts counts
 }
@@ -69,7 +69,7 @@ func New(c Config) *Worker {
 	return &Worker{
 		conf: c, kinds: kinds, http: h, wake: make(chan struct{}, 1),
 		tasks: map[name]*task{}, slots: map[slotKey]*slot{},
-		agenda: newAgenda(c.Concurrency, perTarget), until: math.MaxInt64,
+		agenda: newAgenda(c.limits()), until: math.MaxInt64,
 	}
 }
 
@@ -141,6 +141,7 @@ func (w *Worker) beat(ctx context.Context, shared []*bus.Leases) error {
 		}
 		return events.Heartbeat{
 			Role: Role, Name: w.conf.Name, Host: w.conf.Host, Pools: w.conf.pools(), Version: w.conf.Version, Started: started, Leases: held,
+			Work: w.work(time.Now()),
 		}
 	})
 }
@@ -295,7 +296,7 @@ func (w *Worker) newTask(e bus.Entry) (*task, bool) {
 	return &task{
 		local: local,
 		host:  r.Host, check: r.ID, reg: e.Position, stored: e.Stored.UnixMilli(), target: target,
-		endpoint: endpoint(target.Addr), schedule: NewSchedule(r.Host, r.ID, interval), timeout: timeout, index: -1,
+		endpoint: endpointOf(target.Addr), schedule: NewSchedule(r.Host, r.ID, interval), timeout: timeout, index: -1,
 	}, true
 }
 
@@ -357,10 +358,10 @@ func (w *Worker) dispatch() time.Duration {
 	w.last = now
 	for {
 		t, dropped := w.agenda.take(now)
-		w.counts.dropped.Add(dropped)
 		if t == nil {
 			break
 		}
+		w.begun(t, dropped, now)
 		h := t.slot.held
 		h.polls.Add(1)
 		go func() {
@@ -386,37 +387,4 @@ func (w *Worker) rouse() {
 	case w.wake <- struct{}{}:
 	default:
 	}
-}
-
-// Stats is what a worker has done since it was made.
-type Stats struct {
-	Polls     uint64 // that were begun
-	Failures  uint64 // that found no status document
-	Dropped   uint64 // that were due but not begun: others took too long
-	Discarded uint64 // found out too late: the lease or the registration had ended
-	Lost      uint64 // that could not be published
-	Running   int    // now
-	Checks    int    // in the leases held now
-}
-
-type counts struct {
-	polls, failures, discarded, lost atomic.Uint64
-	dropped                          atomic.Int64
-	warned                           atomic.Int64 // when a lost result was logged last, Unix seconds
-}
-
-// Stats returns what the worker has done so far.
-func (w *Worker) Stats() Stats {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	s := Stats{
-		Polls: w.counts.polls.Load(), Failures: w.counts.failures.Load(), Dropped: uint64(w.counts.dropped.Load()),
-		Discarded: w.counts.discarded.Load(), Lost: w.counts.lost.Load(), Running: w.agenda.running,
-	}
-	for _, slot := range w.slots {
-		if slot.held != nil {
-			s.Checks += len(slot.tasks)
-		}
-	}
-	return s
 }

@@ -53,6 +53,7 @@ type Config struct {
 	TLSKey        string
 	TLSClientCA   string // who bears a certificate of these may write
 	Concurrency   int    // polls at once; 0 leaves it to the worker
+	PerHost       int    // of one host; 0 leaves it to the worker
 	PollAllow     []netip.Prefix
 	PollDeny      []netip.Prefix
 	Credentials   string // directory of what checks name as credentials, ca and client_cert
@@ -139,7 +140,8 @@ func (c *Config) bind(fs *pflag.FlagSet, p parts) {
 	fs.Var((*durationValue)(&c.Timeout), "timeout", "of a poll of a check that does not say")
 	if p.worker {
 		fs.StringVar(&c.Pool, "pool", c.Pool, "pool whose checks to poll, beside those of this host")
-		fs.Var((*intValue)(&c.Concurrency), "concurrency", "polls at once; 0 leaves it to the worker")
+		fs.Var((*intValue)(&c.Concurrency), "concurrency", "polls at once that take less than a second; four times as many may take longer; 0 means 256")
+		fs.Var((*intValue)(&c.PerHost), "per-host", "polls at once of one host, half of them of one port; 0 means 32")
 		fs.Var((*prefixesValue)(&c.PollAllow), "poll-allow", "the only ones to poll, by the address that is dialled (default all but link-local and metadata addresses)")
 		fs.Var((*prefixesValue)(&c.PollDeny), "poll-deny", "never to poll")
 		fs.StringVar(&c.Credentials, "credentials", c.Credentials, "`DIR` of the credentials, ca and client_cert that checks name (default $CREDENTIALS_DIRECTORY, or credentials in the data directory)")
@@ -316,6 +318,7 @@ func (c *Config) Validate(p parts) error {
 	wrong(!slices.Contains([]int{1, 3, 5}, c.Replicas), "replicas", c.Replicas, "use 1, 3 or 5")
 	wrong(c.Bus == "" && p.server && c.Replicas != 1, "replicas", c.Replicas, "the embedded server is one machine: use --bus with a cluster")
 	wrong(c.Concurrency < 0, "concurrency", c.Concurrency, "it must not be negative")
+	wrong(c.PerHost < 0, "per-host", c.PerHost, "it must not be negative")
 	wrong(c.Read != readOpen && c.Read != readToken, "read", c.Read, "use open or token")
 	wrong(c.Read == readToken && c.TokenFile == "" && c.TLSClientCA == "", "read", c.Read, "it needs --token-file or --tls-client-ca")
 	wrong(c.BusTLSCert != "" && c.BusTLSKey == "", "bus-tls-cert", c.BusTLSCert, "it needs --bus-tls-key")

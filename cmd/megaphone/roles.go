@@ -66,15 +66,15 @@ func (p *instance) startWorker(context.Context) error {
 	c := pollers.Config{
 		Conn: p.conn, Registry: p.reg, Name: p.name, Holder: p.data.id,
 		Pool: p.cfg.Pool, Host: p.host, Interval: p.cfg.Interval, Timeout: p.cfg.Timeout,
-		Concurrency: p.cfg.Concurrency, Version: version(), Logger: p.log,
+		Concurrency: p.cfg.Concurrency, PerHost: p.cfg.PerHost, Version: version(), Logger: p.log,
 		Deny: p.cfg.PollDeny, Credentials: p.cfg.Credentials,
 	}
 	if len(p.cfg.PollAllow) > 0 {
 		c.Networks = p.cfg.PollAllow
 	}
 	c.Local, c.Discovery = p.localCheck, p.found
-	w := pollers.New(c)
-	p.actors.start("worker", w.Run)
+	p.worker = pollers.New(c)
+	p.actors.start("worker", p.worker.Run)
 	return nil
 }
 
@@ -121,6 +121,9 @@ func (p *instance) startGateway(ctx context.Context) error {
 	}
 	if p.server == nil { // an embedded bus comes and goes with the gateway
 		c.ViewFile = p.data.file(lastViewFile)
+	}
+	if p.worker != nil {
+		c.Metrics = append(c.Metrics, p.worker)
 	}
 	l, opened := newLateListener(p.cfg.Listen, p.cfg.Port), []*lateListener{}
 	agent := lateListenerAt("agent-check", p.cfg.AgentCheck)

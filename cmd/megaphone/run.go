@@ -92,7 +92,7 @@ func newRoot() *cobra.Command {
 	})
 	root.AddCommand(newServe(), newPoller(), newAggregator(), newGateway(),
 		newRegister(), newDeregister(), newPush(), newOverride(), newStatus(), newWatch(),
-		newDiscover(), newNagios(), newLegacyCheck(), newVersion())
+		newWorkers(), newDiscover(), newNagios(), newLegacyCheck(), newVersion())
 	return root
 }
 

@@ -68,6 +68,7 @@ type instance struct {
 	reg    *bus.Registry
 	local  *localChecks       // nil without checks.d
 	found  *pollers.Discovery // nil without discover.d
+	worker *pollers.Worker    // nil in a process without one
 	ready  readiness
 }
 
