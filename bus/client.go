@@ -60,6 +60,24 @@ func (c *Conn) Status(ctx context.Context, q events.StatusQuery) (events.StatusA
 	return a, err
 }
 
+// Poll has a check polled now and returns its view with what was found. A result
+// that is not older than fresh, or than a second, is as good; a poll under way is
+// waited for. Give ctx a deadline beyond the check's timeout. The error wraps
+// [ErrRefused], also where no worker has the check, or [ErrNoService].
+func (c *Conn) Poll(ctx context.Context, host, check string, fresh time.Duration) (events.PollAnswer, error) {
+	var a events.PollAnswer
+	err := c.request(ctx, events.PollRequest, events.PollQuery{Host: host, Check: check, Fresh: events.Duration(fresh)}, &a)
+	return a, err
+}
+
+// PollNow asks the worker that holds a check's partition of its pool to poll it.
+// It needs the role user. The error wraps [ErrNoService] where nobody holds it.
+func (c *Conn) PollNow(ctx context.Context, pool string, o events.PollOrder) (events.PollReply, error) {
+	var r events.PollReply
+	err := c.request(ctx, events.PollSubject(pool, events.PoolPartition(pool, o.Host, o.Check)), o, &r)
+	return r, err
+}
+
 // requestTimeout bounds a request whose context has no deadline.
 const requestTimeout = 10 * time.Second
 

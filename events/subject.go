@@ -118,6 +118,23 @@ func Partition(host string) int { return partition(Token(host)) }
 // checks still spreads over all workers.
 func CheckPartition(host, check string) int { return partition(Token(host) + "." + Token(check)) }
 
+// PoolPartitions is how many leases a pool is divided into: that of a host has
+// one worker only.
+func PoolPartitions(pool string) int {
+	if strings.HasPrefix(pool, "@") {
+		return 1
+	}
+	return Partitions
+}
+
+// PoolPartition returns the partition of its pool in which a check is polled.
+func PoolPartition(pool, host, check string) int {
+	if PoolPartitions(pool) == 1 {
+		return 0
+	}
+	return CheckPartition(host, check)
+}
+
 func partition(s string) int {
 	h := fnv.New32a()
 	h.Write([]byte(s)) // never fails
@@ -199,6 +216,12 @@ func orBlank(name string) string {
 // ProcessSubject is where a process publishes its heartbeat.
 func ProcessSubject(role, name string) string {
 	return root + "process." + Token(role) + "." + Token(name)
+}
+
+// PollSubject is where the worker that holds a partition of a pool is asked to
+// poll a check now.
+func PollSubject(pool string, partition int) string {
+	return root + "poll." + Token(pool) + "." + strconv.Itoa(partition)
 }
 
 func named(kind, host, check string) string {

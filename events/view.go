@@ -76,6 +76,35 @@ type PresentAnswer struct {
 	Next     *Name             `json:"next,omitempty"` // ask again with it; nil on the last page
 }
 
+// PollQuery is the request on [PollRequest]: poll a check now, unless there is a
+// result that is not older than Fresh, one second at least.
+type PollQuery struct {
+	Host  string   `json:"host,omitempty"`
+	Check string   `json:"check"`
+	Fresh Duration `json:"fresh,omitzero"`
+}
+
+// PollAnswer is the answer to a [PollQuery].
+type PollAnswer struct {
+	Polled bool      `json:"polled"` // else the result that was there is fresh enough
+	Check  CheckView `json:"check"`
+}
+
+// PollOrder is what the worker of a partition is asked: the request on [PollSubject].
+type PollOrder struct {
+	Host  string `json:"host"`
+	Check string `json:"check"`
+}
+
+// PollReply is what the worker answers to a [PollOrder].
+type PollReply struct {
+	Position uint64 `json:"position,omitempty"` // of the result in RESULTS
+	Worker   string `json:"worker"`
+	Refused  string `json:"refused,omitempty"` // why there is none
+	Again    bool   `json:"again,omitempty"`   // it may be otherwise in a moment: another worker takes over
+	Suspect  string `json:"suspect,omitempty"` // why the result does not count
+}
+
 // Heartbeat is what every process tells of itself: the data of [TypeHeartbeat].
 type Heartbeat struct {
 	Role    string   `json:"role"` // poller, aggregator or gateway

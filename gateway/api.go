@@ -21,8 +21,8 @@ import (
 // ServiceName is the name of the NATS micro service.
 const ServiceName = "megaphone"
 
-// maxCalls is how many requests of one endpoint are carried out at the same time;
-// others wait in the subscription.
+// maxCalls is how many requests of one endpoint are carried out at the same time,
+// those for polls aside, which do little but wait.
 const maxCalls = 64
 
 // offerTime bounds the wait for the bus to know that requests are answered.
@@ -50,15 +50,17 @@ func (s *Server) serveBus(ctx context.Context) error {
 	}()
 	for _, e := range []struct {
 		name, subject string
+		most          int // requests at the same time; others wait in the subscription
 		run           call
 	}{
-		{"register", events.RegisterRequest, s.callRegister},
-		{"deregister", events.DeregisterRequest, s.callDeregister},
-		{"override", events.OverrideRequest, s.callOverride},
-		{"status", events.StatusRequest, s.callStatus},
-		{"present", events.PresentRequest, s.callPresent},
+		{"register", events.RegisterRequest, maxCalls, s.callRegister},
+		{"deregister", events.DeregisterRequest, maxCalls, s.callDeregister},
+		{"override", events.OverrideRequest, maxCalls, s.callOverride},
+		{"status", events.StatusRequest, maxCalls, s.callStatus},
+		{"present", events.PresentRequest, maxCalls, s.callPresent},
+		{"poll", events.PollRequest, maxWaiters, s.callPoll},
 	} {
-		err := svc.AddEndpoint(e.name, s.endpoint(ctx, &calls, e.run), micro.WithEndpointSubject(e.subject))
+		err := svc.AddEndpoint(e.name, s.endpoint(ctx, &calls, e.most, e.run), micro.WithEndpointSubject(e.subject))
 		if err != nil {
 			return fmt.Errorf("offer %s on the bus: %w", e.subject, err)
 		}
@@ -82,8 +84,8 @@ func semver(v string) string {
 }
 
 // endpoint runs each request in a goroutine of its own: a write waits for the disk.
-func (s *Server) endpoint(ctx context.Context, calls *sync.WaitGroup, run call) micro.Handler {
-	places := make(chan struct{}, maxCalls)
+func (s *Server) endpoint(ctx context.Context, calls *sync.WaitGroup, most int, run call) micro.Handler {
+	places := make(chan struct{}, most)
 	return micro.HandlerFunc(func(r micro.Request) {
 		places <- struct{}{}
 		calls.Go(func() {

@@ -228,6 +228,9 @@ func (s *Server) getChecks(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) getCheck(w http.ResponseWriter, r *http.Request) {
 	s.named(w, r, func(host, check string) error {
+		if err := s.awaitFresh(w, r, host, check); err != nil {
+			return err
+		}
 		if err := s.awaitNumber(w, r, host, check); err != nil {
 			return err
 		}

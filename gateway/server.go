@@ -98,9 +98,10 @@ type Server struct {
 	ready    chan struct{}
 	offered  chan struct{} // closed once requests on the bus are answered
 	stopping chan struct{}
-	streams  atomic.Int64  // clients of GET /events
-	presents atomic.Int64  // those of them that are told the present state
-	waiters  atomic.Int64  // clients that wait for a transition
+	streams  atomic.Int64 // clients of GET /events
+	presents atomic.Int64 // those of them that are told the present state
+	waiters  atomic.Int64 // clients that wait for a transition, or a poll
+	flights  flights
 	catchUps chan struct{} // a place for each client that reads the stream
 	date     atomic.Pointer[dateText]
 }

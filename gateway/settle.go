@@ -13,9 +13,7 @@ const settleTime = 100 * time.Millisecond
 // Settled waits until a push stored at a position is visible in this view, at
 // most 100 ms. What it found before tells whether there is anything to wait for.
 func (v *View) Settled(ctx context.Context, host, check string, position uint64) {
-	ctx, cancel := context.WithTimeout(ctx, settleTime)
-	defer cancel()
-	v.wait(ctx, host, check, func(c *checkEntry) bool { return c.settled(position) })
+	v.Shown(ctx, host, check, position, settleTime)
 }
 
 // Shows reports whether a push of r would change nothing that a reader sees but

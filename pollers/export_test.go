@@ -14,3 +14,10 @@ func KindsOf(c Config) (k Kinds, done func()) {
 func Recognise(contentType string, body []byte, name string) (Reading, bool) {
 	return recognise(answer{contentType, body}, name)
 }
+
+// Waiting is how many wait for a poll that they asked for.
+func (w *Worker) Waiting() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.orders.waiting
+}

@@ -17,7 +17,7 @@ func TestWorkersHandOverExactly(t *testing.T) {
 	is := is.New(t)
 	f := newField(t)
 	const checks = 200
-	interval := 2 * time.Second
+	interval := 4 * time.Second
 	count := newTally()
 	s := serve(t, count.ServeHTTP)
 	for i := range checks {
@@ -28,15 +28,15 @@ func TestWorkersHandOverExactly(t *testing.T) {
 		return func(all []bus.Incoming) bool { return len(all) >= from+n*checks }
 	}
 	a, _ := f.worker(pollers.Config{Name: "a", Version: "a"})
-	f.wait(2*soon, rounds(2))
+	f.wait(2*soon, rounds(1))
 	joined := time.Now()
 	b, stop := f.worker(pollers.Config{Name: "b", Version: "b"})
 	f.wait(2*soon, func([]bus.Incoming) bool { return b.Stats().Checks > checks/3 })
 	t.Logf("the second worker has its share after %s", time.Since(joined))
 	is.True(time.Since(joined) < 2*bus.LeaseTTL)
-	f.wait(2*soon, rounds(2))
+	f.wait(2*soon, rounds(1))
 	stop()
-	all := f.wait(2*soon, rounds(2))
+	all := f.wait(2*soon, rounds(1))
 
 	missing, last := int64(0), map[string]int64{}
 	for _, r := range all {

@@ -29,13 +29,12 @@ func (w *Worker) poll(h *held, t *task) {
 	if w.conf.Logger.Enabled(ctx, slog.LevelDebug) {
 		w.conf.Logger.Debug("polled", "host", t.host, "check", t.check, "status", f.Status, "latency", latency, "error", f.Err)
 	}
-	switch {
-	case h.ctx.Err() != nil || !wanted: // an interrupted poll says nothing about its check
+	if h.ctx.Err() != nil || !wanted { // an interrupted poll says nothing about its check
 		w.counts.discarded.Add(1)
 		t.interrupted = true
-	default:
-		w.publish(h, t, f, start.Add(latency), latency)
+		return
 	}
+	w.tell(t, w.publish(h, t, f, start.Add(latency), latency))
 }
 
 // spare gives the target of a poll free that is not begun.
@@ -108,7 +107,7 @@ var errLease = errors.New("the lease has ended")
 
 // publish stores a result while the lease is valid. A second copy of one whose
 // acknowledgement was lost does no harm: its key does not grow.
-func (w *Worker) publish(h *held, t *task, f Finding, at time.Time, latency time.Duration) {
+func (w *Worker) publish(h *held, t *task, f Finding, at time.Time, latency time.Duration) events.PollReply {
 	header := events.Header{
 		Type: events.TypeResult, Source: "urn:megaphone:worker:" + events.Token(w.conf.Name), ID: nuid.Next(),
 		Host: t.host, Check: t.check, Time: at,
@@ -126,16 +125,18 @@ func (w *Worker) publish(h *held, t *task, f Finding, at time.Time, latency time
 			err = errors.Join(err, errLease)
 			break
 		}
-		if _, err = w.conf.Conn.PublishResult(h.ctx, t.host, t.check, header, result); err == nil {
-			return
+		var position uint64
+		if position, err = w.conf.Conn.PublishResult(h.ctx, t.host, t.check, header, result); err == nil {
+			return events.PollReply{Position: position}
 		}
 	}
 	if h.ctx.Err() != nil || errors.Is(err, errLease) {
 		w.counts.discarded.Add(1) // whoever has the lease now polls the check
 		t.interrupted = true
-		return
+		return moved
 	}
 	w.lost(t, err)
+	return events.PollReply{Refused: "the result could not be stored: " + err.Error()}
 }
 
 // lost counts a result that could not be published, and logs it at most once a

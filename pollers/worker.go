@@ -28,6 +28,7 @@ type Worker struct {
 	until  int64 // when the scheduler wakes by itself, Unix milliseconds
 	last   int64 // when it dispatched last
 	recent window
+	orders orders
 
 	counts counts
 }
@@ -109,11 +110,13 @@ func (w *Worker) share(ctx context.Context, leases *bus.Leases, pool string) err
 			discovery.begin(ctx)
 		}
 		s := w.open(ctx, pool, lease)
+		hangUp := w.listen(s)
 		if discovery != nil {
 			discovery.run(ctx)
 		}
 		<-ctx.Done()
 		w.close(s)
+		hangUp()
 	})
 }
 
@@ -123,7 +126,7 @@ const Role = "poller"
 // leases prepares to share a pool with the other workers that serve it.
 func (w *Worker) leases(pool string) *bus.Leases {
 	return bus.NewLeases(w.conf.Conn, bus.LeaseOptions{
-		Group: "w." + events.Token(pool), Partitions: partitions(pool),
+		Group: "w." + events.Token(pool), Partitions: events.PoolPartitions(pool),
 		Holder: w.conf.Holder, Name: w.conf.Name,
 		Role:   Role,
 		Member: func(h events.Heartbeat) bool { return slices.Contains(h.Pools, pool) },
@@ -144,15 +147,6 @@ func (w *Worker) beat(ctx context.Context, shared []*bus.Leases) error {
 			Work: w.work(time.Now()),
 		}
 	})
-}
-
-// partitions is how many leases a pool is divided into: that of a host has one
-// worker only.
-func partitions(pool string) int {
-	if strings.HasPrefix(pool, "@") {
-		return 1
-	}
-	return events.Partitions
 }
 
 // open begins to poll the checks of a partition: at once those that its former
@@ -206,14 +200,21 @@ func (w *Worker) close(s *slot) {
 	}
 	w.mu.Unlock()
 	h.drain()
+	var asked []*task
 	w.mu.Lock()
 	for t := range s.tasks {
 		if t.interrupted {
 			polled = min(polled, t.due-1)
 		}
+		if w.orders.open[name{t.host, t.check}] != nil {
+			asked = append(asked, t)
+		}
 	}
 	w.mu.Unlock()
 	h.lease.Leave(leaveNote(polled))
+	for _, t := range asked {
+		w.tell(t, moved)
+	}
 }
 
 func (w *Worker) slot(pool string, partition int) *slot {
@@ -262,7 +263,8 @@ func (w *Worker) register(e bus.Entry) {
 		return
 	}
 	w.drop(id)
-	t.slot = w.slot(e.Registration.PoolName(), w.partition(e.Registration))
+	pool := e.Registration.PoolName()
+	t.slot = w.slot(pool, events.PoolPartition(pool, t.host, t.check))
 	t.slot.tasks[t] = struct{}{}
 	w.tasks[id] = t
 	if t.slot.held != nil {
@@ -304,17 +306,14 @@ func (w *Worker) serves(pool string) bool {
 	return slices.Contains(w.conf.pools(), pool)
 }
 
-func (w *Worker) partition(r events.Registration) int {
-	if partitions(r.PoolName()) == 1 {
-		return 0
-	}
-	return events.CheckPartition(r.Host, r.ID)
-}
-
 func (w *Worker) forget(id name) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
+	t := w.tasks[id]
 	w.drop(id)
+	w.mu.Unlock()
+	if t != nil {
+		w.tell(t, events.PollReply{Refused: "it is not registered any more"})
+	}
 }
 
 // drop ends the polling of a check. A poll under way ends by itself.

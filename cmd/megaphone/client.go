@@ -31,6 +31,7 @@ type client struct {
 	ca    string // of the bus
 	host  string // whose check; empty: the local host
 	json  bool
+	limit time.Duration // of the command; 0 means clientTimeout
 }
 
 // bindBus declares the flags of every client command. The environment may give
@@ -78,9 +79,9 @@ func (c *client) connect(ctx context.Context) (*bus.Conn, error) {
 	return conn, nil
 }
 
-// with runs a command on a connection and within clientTimeout.
+// with runs a command on a connection and within its limit.
 func (c *client) with(cmd *cobra.Command, do func(context.Context, *bus.Conn) error) error {
-	ctx, cancel := context.WithTimeout(cmd.Context(), clientTimeout)
+	ctx, cancel := context.WithTimeout(cmd.Context(), cmp.Or(c.limit, clientTimeout))
 	defer cancel()
 	conn, err := c.connect(ctx)
 	if err != nil {

@@ -92,7 +92,7 @@ func newRoot() *cobra.Command {
 	})
 	root.AddCommand(newServe(), newPoller(), newAggregator(), newGateway(),
 		newRegister(), newDeregister(), newPush(), newOverride(), newStatus(), newWatch(),
-		newWorkers(), newDiscover(), newNagios(), newLegacyCheck(), newVersion())
+		newPoll(), newWorkers(), newDiscover(), newNagios(), newLegacyCheck(), newVersion())
 	return root
 }
 
