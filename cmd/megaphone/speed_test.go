@@ -54,13 +54,13 @@ func BenchmarkSpeed(b *testing.B) {
 
 // benchmarkSpeed makes rate polls a second, 0 for as many as it can.
 func benchmarkSpeed(b *testing.B, checks int, interval time.Duration, rate int) {
-	var bare, whole, targetBare, targetWhole, ratios, bareRates, rates []float64
+	var bare, whole, targetWhole, ratios, bareRates, rates []float64
 	for b.Loop() {
 		t := startTarget(b)
 		limit := t.window(b, "", func() (stop func()) { return bareLoop(b, t.URLs, rate) })
 		got := t.window(b, os.Getenv("SPEED_PROFILE"), func() (stop func()) { return t.megaphone(b, checks, interval) })
 		bare, whole = append(bare, limit.cpu), append(whole, got.cpu)
-		targetBare, targetWhole = append(targetBare, limit.target), append(targetWhole, got.target)
+		targetWhole = append(targetWhole, got.target)
 		ratios = append(ratios, got.cpu/limit.cpu)
 		bareRates, rates = append(bareRates, limit.rate), append(rates, got.rate)
 		b.Logf("bare %.1f us, %.0f/s; megaphone %.1f us, %.0f/s: %.2f times; target %.1f and %.1f us",
