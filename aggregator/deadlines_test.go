@@ -176,6 +176,12 @@ func (f *field) pushMany(checks int, ttl time.Duration) {
 			f.tb.Fatal(err)
 		}
 	}
+	f.acked(acks)
+}
+
+// acked waits for acknowledgements.
+func (f *field) acked(acks []jetstream.PubAckFuture) {
+	f.tb.Helper()
 	for _, ack := range acks {
 		select {
 		case <-ack.Ok():

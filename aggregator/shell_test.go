@@ -75,7 +75,7 @@ func (f *field) registry(c *bus.Conn, invalid func(string, uint64, string, []byt
 	})
 	select {
 	case <-r.Ready():
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		f.tb.Fatal("the registry is not ready")
 	}
 	return r

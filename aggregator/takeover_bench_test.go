@@ -1,0 +1,111 @@
+package aggregator
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/looprock/megaphone/bus"
+	"github.com/looprock/megaphone/bus/server"
+	"github.com/looprock/megaphone/events"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// BenchmarkTakeover starts an aggregator on a bus where a former one left 100,000
+// checks (MEGAPHONE_TAKEOVER says how many), 100 on each host: seconds until all
+// 64 partitions are held again, CPU seconds of everything in this process, and
+// megabytes of heap more than before. The registry is filled before.
+func BenchmarkTakeover(b *testing.B) {
+	checks := 100_000
+	if s := os.Getenv("MEGAPHONE_TAKEOVER"); s != "" {
+		var err error
+		if checks, err = strconv.Atoi(s); err != nil {
+			b.Fatal(err)
+		}
+	}
+	const room = 16 << 30
+	s, err := server.Start(b.Context(), server.Options{Dir: b.TempDir(), Listen: "127.0.0.1:0", MaxStore: room})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(s.Close)
+	f := &field{tb: b, server: s}
+	f.conn = f.connect()
+	if err := f.conn.Setup(b.Context(), bus.StreamOptions{MaxBytes: room}); err != nil {
+		b.Fatal(err)
+	}
+	f.leave(checks)
+	began := time.Now()
+	f.reg = f.registry(f.conn, nil)
+	b.Logf("the registry of %d checks was read in %s", checks, time.Since(began).Round(time.Millisecond))
+	before := heapBytes()
+	for b.Loop() {
+		used, start := cpu(b), time.Now()
+		a, stop := f.aggregator("a1")
+		eventually(b, "all partitions are held", func() bool { return a.Stats().Takeovers >= events.Partitions })
+		b.ReportMetric(time.Since(start).Seconds(), "s")
+		b.ReportMetric((cpu(b) - used).Seconds(), "cpu-s")
+		b.ReportMetric(float64(heapBytes()-before)/1e6, "MB")
+		if n := a.Stats().Transitions; n != 0 {
+			b.Fatalf("%d transitions by a takeover", n)
+		}
+		stop()
+	}
+}
+
+func heapBytes() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// leave stores what an aggregator leaves behind of that many checks.
+func (f *field) leave(checks int) {
+	f.tb.Helper()
+	now := time.Now().UTC()
+	applied := f.push("elsewhere", "probe", events.OK, 0)
+	var acks []jetstream.PubAckFuture
+	store := func(subject string, body []byte) {
+		m := bus.Message(subject, body)
+		ack, err := f.conn.JetStream().PublishMsgAsync(m)
+		if err != nil {
+			f.tb.Fatal(err)
+		}
+		if acks = append(acks, ack); len(acks) == 2000 {
+			f.acked(acks)
+			acks = acks[:0]
+		}
+	}
+	record := func(subject string, v any) {
+		body, err := json.Marshal(v)
+		if err != nil {
+			f.tb.Fatal(err)
+		}
+		store(subject, body)
+	}
+	for i := range checks {
+		host, id := fmt.Sprint("h", i/100), fmt.Sprint("c", i%100)
+		r := events.Registration{Host: host, ID: id, TTL: events.Duration(24 * time.Hour)}
+		body, err := events.Encode(events.Header{Type: events.TypeRegistered, Source: "urn:x", ID: fmt.Sprint(i), Host: host, Check: id, Time: now}, r)
+		if err != nil {
+			f.tb.Fatal(err)
+		}
+		store(events.RegistrationSubject(host, id), body)
+		record(events.StateSubject(host, id), events.CheckState{
+			V: 1, Host: host, Check: id, Number: 1, Status: events.OK, Phase: events.Live, Since: now, Reported: events.OK, Basis: events.Live,
+			Started: now, Spec: Fingerprint(r), Applied: applied, Seen: now, Message: "all is well",
+		})
+		if i%100 == 0 {
+			record(events.StateSubject(host, ""), events.HostState{V: 1, Host: host, Number: 1, Status: events.OK, Phase: events.Live, Reported: events.OK, Since: now})
+		}
+	}
+	f.acked(acks)
+	for n := range events.Partitions {
+		f.put(events.CheckpointSubject(n), events.Checkpoint{V: 1, Results: applied, Changes: f.last(bus.StreamChanges), Time: events.At(now)})
+	}
+}
