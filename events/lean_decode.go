@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/cloudevents/sdk-go/v2/event"
+	"github.com/cloudevents/sdk-go/v2/types"
 )
 
 // DecodeResult reads a structured CloudEvent of [TypeResult], as [Decode] and
@@ -40,8 +41,45 @@ func ResultOf(e event.Event) (id string, at time.Time, r Result, err error) {
 // were parsed; nothing is allocated.
 type view struct {
 	id, source, kind, subject []byte
-	time                      time.Time
-	data                      []byte // valid JSON
+	contentType               []byte
+	time                      time.Time // zero for none
+	data                      []byte    // valid JSON
+	extensions                [3]extension
+}
+
+// extension is one of those that are known; its value is nil where it is absent.
+type extension struct {
+	name  string
+	value []byte
+}
+
+// event makes an event of the SDK of v, as the SDK itself reads it.
+func (v *view) event() (event.Event, bool) {
+	source := types.ParseURIRef(string(v.source))
+	if source == nil {
+		return event.Event{}, false
+	}
+	c := &event.EventContextV1{ID: string(v.id), Source: *source, Type: string(v.kind)}
+	if v.subject != nil {
+		subject := string(v.subject)
+		c.Subject = &subject
+	}
+	if v.contentType != nil {
+		c.DataContentType = event.StringOfApplicationJSON()
+	}
+	if !v.time.IsZero() {
+		c.Time = &types.Timestamp{Time: v.time}
+	}
+	for _, x := range v.extensions {
+		if x.value == nil {
+			continue
+		}
+		if c.Extensions == nil {
+			c.Extensions = make(map[string]any, len(v.extensions))
+		}
+		c.Extensions[x.name] = string(x.value)
+	}
+	return event.Event{Context: c, DataEncoded: bytes.Clone(v.data)}, true
 }
 
 // parse is false for everything that is not plain, be it valid or not: escapes,
@@ -70,17 +108,17 @@ func (v *view) parse(b []byte) bool {
 		case "subject":
 			bit, ok, v.subject = 32, quoted && len(text) > 0 && text[0] != ' ', text
 		case "datacontenttype":
-			bit, ok = 64, quoted && string(text) == "application/json"
+			bit, ok, v.contentType = 64, quoted && string(text) == event.ApplicationJSON, text
 		case "time":
 			bit = 128
 			v.time, ok = parseTime(text)
-			ok = ok && quoted
+			ok = ok && quoted && !v.time.IsZero()
 		case "partitionkey":
-			bit, ok = 256, quoted && len(text) > 0
+			bit, ok, v.extensions[0] = 256, quoted && len(text) > 0, extension{"partitionkey", text}
 		case "sequence":
-			bit, ok = 512, quoted && len(text) > 0
+			bit, ok, v.extensions[1] = 512, quoted && len(text) > 0, extension{"sequence", text}
 		case "causationid":
-			bit, ok = 1024, quoted && len(text) > 0
+			bit, ok, v.extensions[2] = 1024, quoted && len(text) > 0, extension{"causationid", text}
 		default:
 			return false
 		}
