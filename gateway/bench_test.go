@@ -4,9 +4,13 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/looprock/megaphone/events"
 )
@@ -18,92 +22,93 @@ func (w *sinkWriter) Header() http.Header         { return w.h }
 func (w *sinkWriter) WriteHeader(int)             {}
 func (w *sinkWriter) Write(b []byte) (int, error) { return len(b), nil }
 
-// BenchmarkRoot is GET / through the whole handler, and beside it a handler that
-// writes the same bytes and does nothing else.
-func BenchmarkRoot(b *testing.B) {
-	r := start(b)
-	for i := range 20 {
-		r.registered(fmt.Sprintf("c%02d", i), `"http://x/"`, events.Result{Status: events.Warning, Message: "the disk is nearly full"})
-	}
-	body := []byte(r.get("/").body)
-	bare := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-		w.WriteHeader(http.StatusOK)
-		_, _ = w.Write(body)
-	})
-	for name, h := range map[string]http.Handler{"gateway": r.Server, "bare": bare} {
-		b.Run(name, func(b *testing.B) {
-			req := httptest.NewRequestWithContext(b.Context(), http.MethodGet, "/", nil)
-			w := &sinkWriter{h: http.Header{}}
+// BenchmarkView is what following costs a host with many checks: a result that
+// changes nothing, and a check that flips, with an answer each. Neither grows with
+// the number of checks that do not change.
+func BenchmarkView(b *testing.B) {
+	for _, checks := range servedSizes {
+		regs := newRegs()
+		for i := range checks {
+			regs.add("web01", fmt.Sprintf("c%04d", i), 1, false)
+		}
+		v := NewView(regs, 10*time.Second)
+		v.RefreshRegistration("", "")
+		for i := range checks {
+			s := live("web01", fmt.Sprintf("c%04d", i), 1, events.OK, "all is well", 1)
+			s.V, s.Number = 1, 1
+			v.ApplyCheck(s, true)
+		}
+		n := uint64(2) // grows: what is not newer would not count
+		b.Run(fmt.Sprintf("%d/quiet", checks), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				clear(w.h)
-				h.ServeHTTP(w, req)
-			}
-		})
-	}
-}
-
-// BenchmarkRootOverTCP is the same over a connection that is kept.
-func BenchmarkRootOverTCP(b *testing.B) {
-	r := start(b)
-	for i := range 20 {
-		r.registered(fmt.Sprintf("c%02d", i), `"http://x/"`, events.Result{Status: events.Warning, Message: "the disk is nearly full"})
-	}
-	body := []byte(r.get("/").body)
-	for name, h := range map[string]http.Handler{"gateway": r.Server, "bare": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-		_, _ = w.Write(body)
-	})} {
-		b.Run(name, func(b *testing.B) {
-			srv := httptest.NewServer(h)
-			defer srv.Close()
-			c := srv.Client()
-			defer c.CloseIdleConnections()
-			buf := make([]byte, 64<<10)
-			for b.Loop() {
-				res, err := c.Get(srv.URL + "/")
-				if err != nil {
-					b.Fatal(err)
-				}
-				for err == nil {
-					_, err = res.Body.Read(buf)
-				}
-				_ = res.Body.Close()
-			}
-		})
-	}
-}
-
-// BenchmarkView is what following costs: a result that changes nothing, and one
-// that changes the message of a host with many checks, with an answer each.
-func BenchmarkView(b *testing.B) {
-	regs := newRegs()
-	for i := range 1000 {
-		regs.add("web01", fmt.Sprintf("c%04d", i), 1, false)
-	}
-	v := NewView(regs, 10*time.Second)
-	v.RefreshRegistration("", "")
-	for i := range 1000 {
-		s := live("web01", fmt.Sprintf("c%04d", i), 1, events.Warning, "the disk is nearly full", 1)
-		s.V, s.Number = 1, 1
-		v.ApplyCheck(s, true)
-	}
-	n := uint64(2) // grows: a result that is not newer would not count
-	for name, changed := range map[string]bool{"quiet": false, "changed": true} {
-		b.Run(name, func(b *testing.B) {
-			for b.Loop() {
-				in := polledAt(n, int64(n), events.Warning, "the disk is nearly full")
-				in.Check = "c0500"
-				if changed {
-					in.Result.Message = strconv.FormatUint(n, 10)
-				}
+				in := polledAt(n, int64(n), events.OK, "all is well")
+				in.Check = "c0050"
 				v.ApplyResult(in)
 				v.root("web01")
 				n++
 			}
 		})
+		b.Run(fmt.Sprintf("%d/flip", checks), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				s := live("web01", "c0050", 1, events.Statuses()[n%4], "as told", n)
+				s.V, s.Number = 1, n
+				v.ApplyCheck(s, false)
+				v.root("web01")
+				n++
+			}
+		})
+	}
+}
+
+// BenchmarkFlip is how long after the publishing of a transition began GET / of
+// its host says so, through the bus: the slowest hundredth.
+func BenchmarkFlip(b *testing.B) {
+	for _, checks := range servedSizes {
+		b.Run(strconv.Itoa(checks), func(b *testing.B) {
+			r := start(b)
+			r.manyChecks(checks)
+			req := httptest.NewRequestWithContext(b.Context(), http.MethodGet, "/", nil)
+			says := func(status events.Status) bool {
+				rec := httptest.NewRecorder()
+				r.ServeHTTP(rec, req)
+				return strings.HasPrefix(rec.Body.String(), `{"status": "`+status.String()+`"`)
+			}
+			e, _ := r.reg.Check("web01", "c0000")
+			var took []time.Duration
+			for b.Loop() {
+				status := []events.Status{events.Warning, events.Critical}[len(took)%2]
+				began := time.Now()
+				r.commit(live("web01", "c0000", e.Position, status, "flipped", uint64(len(took)+2)))
+				for !says(status) {
+					time.Sleep(20 * time.Microsecond)
+				}
+				took = append(took, time.Since(began))
+			}
+			slices.Sort(took)
+			b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1000, "p99-ms")
+			b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "p50-ms")
+		})
+	}
+}
+
+// manyChecks registers checks of the local host, all of which are well.
+func (r *rig) manyChecks(n int) {
+	r.tb.Helper()
+	var g errgroup.Group
+	g.SetLimit(maxCalls)
+	for i := range n {
+		g.Go(func() error {
+			_, err := r.reg.Register(r.tb.Context(), events.Registration{Host: "web01", ID: fmt.Sprintf("c%04d", i), URL: []byte(`"http://x/"`)})
+			return err
+		})
+	}
+	must(r.tb, g.Wait())
+	r.view.RefreshRegistration("", "")
+	for i := range n {
+		s := live("web01", fmt.Sprintf("c%04d", i), 1, events.OK, "all is well", 1)
+		s.V = events.RecordVersion
+		r.view.ApplyCheck(s, true)
 	}
 }

@@ -255,11 +255,12 @@ func (v *View) restore(saved lastHost) error {
 		}
 		c := h.check(k.Entry.Registration.ID)
 		h.set(c, &k.Entry)
-		c.state = k.State
+		c.state, c.pendings.Number = k.State, k.State.Number
 		c.state.Host, c.state.Check = name, c.id
 		if c.state.Phase == events.Live {
 			c.state.Phase = events.Stale
 		}
+		h.tally.recount(c)
 		if k.Last != nil {
 			c.last, c.lastAt = *k.Last, max(k.State.Applied, 1)
 		}

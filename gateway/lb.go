@@ -1,7 +1,9 @@
 package gateway
 
 import (
+	"maps"
 	"net/http"
+	"strconv"
 	"time"
 )
 
@@ -18,29 +20,90 @@ var (
 	headerLB    = []string{"GET, HEAD, OPTIONS"}
 )
 
+// balanced is an answer to a load balancer, kept for others who ask the same a
+// little later.
+type balanced struct {
+	query  string
+	until  time.Time
+	code   int
+	header http.Header
+	body   []byte
+}
+
+// balancedTime is how long an answer is kept: its age and its verdict by the clock
+// may be behind by this. What changes the status ends it at once.
+const balancedTime = 10 * time.Millisecond
+
 // getBalanced answers a load balancer: 200 for work, 503 for none, 404 for what
 // is not there, and where it asks so for maintenance.
 func (s *Server) getBalanced(w http.ResponseWriter, r *http.Request) {
+	if a := s.seen().kept(r.PathValue("host"), r.PathValue("id"), r.URL.RawQuery, time.Now()); a != nil {
+		a.write(w, r)
+		return
+	}
 	s.named(w, r, func(host, check string) error {
-		p, err := parsePolicy(r.URL.RawQuery)
-		if err != nil {
-			return err
-		}
 		now := time.Now()
 		seen, ok := s.sight(host, check, now)
-		if !ok {
+		a, err := seen.balanced(r.URL.RawQuery, now)
+		switch {
+		case err != nil:
+			return err
+		case !ok:
 			return missing(host, check)
 		}
-		v, h := p.decide(&seen, now), w.Header()
-		tellFreshness(h, &seen, now)
-		tellEnvoy(h, &seen, v)
-		h["Content-Type"] = headerPlain
-		if r.Method == http.MethodOptions {
-			h["Allow"] = headerLB
-		}
-		writeBody(w, p.code(v), []byte(v.String()+" "+seen.line(now)+"\n"))
+		a.write(w, r)
 		return nil
 	})
+}
+
+func (a *balanced) write(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	maps.Copy(h, a.header)
+	if r.Method == http.MethodOptions {
+		h["Allow"] = headerLB
+	}
+	w.WriteHeader(a.code)
+	_, _ = w.Write(a.body) // a client that is gone is no fault of ours
+}
+
+// kept is the newest answer for a host if it is the answer now, else nil. Of
+// checks none is kept.
+func (v *View) kept(host, check, query string, now time.Time) *balanced {
+	if check != "" {
+		return nil
+	}
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	h := v.hosts[host]
+	if h == nil {
+		return nil
+	}
+	seen := h.seen.Load()
+	if seen == nil || !now.Before(seen.till) {
+		return nil
+	}
+	if a := seen.texts.balanced.Load(); a != nil && a.query == query && now.Before(a.until) {
+		return a
+	}
+	return nil
+}
+
+// balanced is the answer by the policy of a query.
+func (s *sight) balanced(query string, now time.Time) (*balanced, error) {
+	t := s.written()
+	p, err := parsePolicy(query)
+	if err != nil {
+		return nil, err
+	}
+	v := p.decide(s, now)
+	body := append(append(make([]byte, 0, len(t.says)+lineRoom), v.String()...), ' ')
+	a := &balanced{query: query, until: now.Add(balancedTime), code: p.code(v), header: http.Header{}, body: append(s.appendLine(body, now), '\n')}
+	tellFreshness(a.header, s, now)
+	tellEnvoy(a.header, s, v)
+	a.header["Content-Type"] = headerPlain
+	a.header["Content-Length"] = []string{strconv.Itoa(len(a.body))}
+	t.balanced.Store(a)
+	return a, nil
 }
 
 // getLocalBalanced is for load balancers that ask all their servers for the same path.
@@ -71,7 +134,7 @@ func tellEnvoy(h http.Header, seen *sight, v verdict) {
 	case drains:
 		h[headerImmediate] = headerTrue
 	}
-	if seen.cluster != "" {
-		h.Set(headerCluster, oneLine(seen.cluster))
+	if cluster := seen.written().cluster; cluster != nil {
+		h[headerCluster] = cluster
 	}
 }

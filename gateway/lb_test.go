@@ -8,10 +8,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -188,64 +186,4 @@ func BenchmarkBalancer(b *testing.B) {
 			})
 		}
 	}
-}
-
-// BenchmarkBalancerOverTCP is the same over connections that are kept, by many
-// clients at once, with the slowest hundredth of the answers.
-func BenchmarkBalancerOverTCP(b *testing.B) {
-	r := start(b)
-	for _, checks := range []int{100, 10_000} {
-		host := fmt.Sprintf("h%d", checks)
-		regs := newRegs()
-		s := &Server{view: NewView(regs, 10*time.Second), follower: r.follower, guard: r.guard}
-		s.routes = newRoutes(s.table())
-		for i := range checks {
-			regs.add(host, fmt.Sprintf("c%04d", i), 1, false)
-		}
-		s.view.RefreshRegistration("", "")
-		for i := range checks {
-			c := live(host, fmt.Sprintf("c%04d", i), 1, events.OK, "fine", 1)
-			c.V, c.Number = 1, 1
-			s.view.ApplyCheck(c, true)
-		}
-		rec := httptest.NewRecorder()
-		s.ServeHTTP(rec, httptest.NewRequestWithContext(b.Context(), http.MethodGet, "/lb/"+host, nil))
-		body, header := rec.Body.Bytes(), rec.Header()
-		for name, h := range map[string]http.Handler{"gateway": s, "bare": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			for k := range header {
-				w.Header()[k] = header[k]
-			}
-			_, _ = w.Write(body)
-		})} {
-			b.Run(fmt.Sprintf("%d/%s", checks, name), func(b *testing.B) { overTCP(b, h, "/lb/"+host) })
-		}
-	}
-}
-
-func overTCP(b *testing.B, h http.Handler, path string) {
-	srv := httptest.NewServer(h)
-	defer srv.Close()
-	var mu sync.Mutex
-	var all []time.Duration
-	b.RunParallel(func(pb *testing.PB) {
-		c, err := net.Dial("tcp", srv.Listener.Addr().String())
-		must(b, err)
-		defer c.Close()
-		in, took := bufio.NewReader(c), []time.Duration{}
-		for pb.Next() {
-			begin := time.Now()
-			_, err := io.WriteString(c, "GET "+path+" HTTP/1.1\r\nHost: x\r\n\r\n")
-			must(b, err)
-			res, err := http.ReadResponse(in, nil)
-			must(b, err)
-			_, err = io.Copy(io.Discard, res.Body)
-			must(b, err)
-			took = append(took, time.Since(begin))
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		all = append(all, took...)
-	})
-	slices.Sort(all)
-	b.ReportMetric(float64(all[len(all)*99/100].Microseconds()), "p99-µs")
 }

@@ -30,7 +30,8 @@ const (
 	textOverride   = "NOTICE: statusoverride used!"
 )
 
-// dateText is the original's date, made once per second.
+// dateText is the original's date, made once per second: whoever has the same
+// one has the same text.
 type dateText struct {
 	second int64
 	text   string
@@ -38,19 +39,20 @@ type dateText struct {
 
 const dateLayout = "2006-01-02T15:04:05MST" // %Y-%m-%dT%H:%M:%S%Z
 
-func (s *Server) dateNow() string {
+func (s *Server) dateNow() *dateText {
 	now := time.Now()
 	if d := s.date.Load(); d != nil && d.second == now.Unix() {
-		return d.text
+		return d
 	}
 	d := &dateText{now.Unix(), now.Format(dateLayout)}
 	s.date.Store(d)
-	return d.text
+	return d
 }
 
 var (
 	headerVary = []string{"Accept"}
 	headerJSON = []string{"application/json"}
+	headerHTML = []string{htmlType}
 )
 
 // legacyRoot answers how the local host is, from memory.
@@ -61,11 +63,7 @@ func (s *Server) legacyRoot(w http.ResponseWriter, r *http.Request) {
 		s.rootPage(w, a)
 		return
 	}
-	date := s.dateNow()
-	body := make([]byte, 0, len(a.before)+len(date)+len(a.after))
-	body = append(append(append(body, a.before...), date...), a.after...)
-	w.Header()["Content-Type"] = headerJSON
-	writeBody(w, http.StatusOK, body)
+	a.on(s.dateNow()).write(w)
 }
 
 func (s *Server) rootAnswer() *rootAnswer {
@@ -116,7 +114,7 @@ func (s *Server) rootPage(w http.ResponseWriter, a *rootAnswer) {
 		fmt.Fprintf(&b, "<tr><td>%s<td class=\"%[2]s\">%[2]s<td>%s<td>%s</tr>\n",
 			html.EscapeString(c.Check), c.Status, html.EscapeString(string(c.Phase)), html.EscapeString(c.Message))
 	}
-	fmt.Fprintf(&b, "</table><p>%s</p></body></html>\n", s.dateNow())
+	fmt.Fprintf(&b, "</table><p>%s</p></body></html>\n", s.dateNow().text)
 	w.Header().Set("Content-Security-Policy", pagePolicy)
 	writeText(w, http.StatusOK, b.String())
 }
@@ -140,29 +138,33 @@ func (s *Server) legacyCheck(w http.ResponseWriter, r *http.Request) {
 		s.legacyGlobal(w)
 		return
 	}
-	now, ok := s.seen().Check(s.local, id, time.Now())
-	if !ok {
+	a := s.seen().legacyCheck(s.local, id)
+	if a == nil {
 		writeText(w, http.StatusOK, "Sorry, no check "+id+" registered!")
 		return
 	}
-	t, err := now.Registration.Target()
+	a.write(w)
+}
+
+// legacyAnswer is the answer on /checks/{id}.
+func (c *checkEntry) legacyAnswer() *pyAnswer {
+	reg, document := &c.entry.Registration, c.document()
+	t, err := reg.Target()
 	switch {
 	case err != nil || t.Object && t.Addr == "":
-		writeText(w, http.StatusOK, textNoEndpoint)
-		return
-	case now.Registration.Push() && len(now.Document) == 0:
-		writePy(w, statusDocument(now.Status, now.Message))
-		return
+		return pyText200(textNoEndpoint)
+	case reg.Push() && len(document) == 0:
+		now := c.shown()
+		return newPyAnswer(statusDocument(now.Status, now.Text()))
 	}
-	doc, err := parsePy(now.Document)
+	doc, err := parsePy(document)
 	if err == nil && t.Override != "" {
 		err = overrideDocument(&doc, t.Override)
 	}
 	if err != nil {
-		writeText(w, http.StatusOK, "Error connecting to: "+t.Addr)
-		return
+		return pyText200("Error connecting to: " + t.Addr)
 	}
-	writePy(w, doc)
+	return newPyAnswer(doc)
 }
 
 func (s *Server) legacyGlobal(w http.ResponseWriter) {
@@ -202,15 +204,34 @@ func overrideDocument(doc *pyValue, override string) error {
 	return nil
 }
 
-// writePy answers with a document. The original's framework joins a list of
+// pyAnswer is an answer with a document, as it is sent.
+type pyAnswer struct {
+	kind, length []string // headers
+	body         []byte
+}
+
+// newPyAnswer renders a document. The original's framework joins a list of
 // strings, and answers text with itself.
-func writePy(w http.ResponseWriter, doc pyValue) {
+func newPyAnswer(doc pyValue) *pyAnswer {
 	if text, ok := pyJoined(doc); ok {
-		writeText(w, http.StatusOK, text)
-		return
+		return pyText200(text)
 	}
-	w.Header()["Content-Type"] = headerJSON
-	writeBody(w, http.StatusOK, doc.append(nil))
+	return (&pyAnswer{kind: headerJSON, body: doc.append(nil)}).measured()
+}
+
+func pyText200(text string) *pyAnswer {
+	return (&pyAnswer{kind: headerHTML, body: validText(text)}).measured()
+}
+
+func (a *pyAnswer) measured() *pyAnswer {
+	a.length = []string{strconv.Itoa(len(a.body))}
+	return a
+}
+
+func (a *pyAnswer) write(w http.ResponseWriter) {
+	h := w.Header()
+	h["Content-Type"], h["Content-Length"] = a.kind, a.length
+	_, _ = w.Write(a.body) // a client that is gone is no fault of ours
 }
 
 func pyJoined(doc pyValue) (text string, ok bool) {

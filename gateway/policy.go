@@ -1,11 +1,13 @@
 package gateway
 
 import (
+	"bytes"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/looprock/megaphone/events"
@@ -29,6 +31,36 @@ type sight struct {
 	late        time.Time // from when on it is stale, whatever the phase says; zero for never
 	latency     float64   // seconds that the last poll took
 	cluster     string    // the host's label of this name
+
+	texts *sightTexts // made in advance, where the sight is kept for a while; else nil
+}
+
+// sightTexts are the parts of an answer that stay as they are while the sight does.
+type sightTexts struct {
+	says     string   // "OK web01: Everything is OK!"
+	observed []string // as a header has it; nil where nothing was observed
+	cluster  []string // nil where the host has no such label
+
+	balanced atomic.Pointer[balanced] // the newest
+}
+
+func newSightTexts(s *sight) *sightTexts {
+	t := &sightTexts{says: s.status.String() + " " + s.name() + ": " + oneLine(s.message)}
+	if !s.observed.IsZero() {
+		t.observed = []string{s.observed.UTC().Format(observedLayout)}
+	}
+	if s.cluster != "" {
+		t.cluster = []string{oneLine(s.cluster)}
+	}
+	return t
+}
+
+// written are the texts of s.
+func (s *sight) written() *sightTexts {
+	if s.texts == nil {
+		s.texts = newSightTexts(s)
+	}
+	return s.texts
 }
 
 // name is how a prober writes the host or check.
@@ -245,26 +277,42 @@ func (p policy) isStale(s *sight, now time.Time) bool {
 }
 
 // seconds writes a span as protocols and people read it: "3.2s" without the s.
-func seconds(d time.Duration) string {
-	return strconv.FormatFloat(d.Round(time.Millisecond).Seconds(), 'f', -1, 64)
+func seconds(d time.Duration) string { return string(appendSeconds(nil, d)) }
+
+// appendSeconds is seconds for spans that are not negative, by whole numbers: it
+// is done several times for each answer to a load balancer.
+func appendSeconds(b []byte, d time.Duration) []byte {
+	millis := d.Round(time.Millisecond).Milliseconds()
+	b = strconv.AppendInt(b, millis/1000, 10)
+	rest := millis % 1000
+	if rest == 0 {
+		return b
+	}
+	digits := []byte{'.', byte('0' + rest/100), byte('0' + rest/10%10), byte('0' + rest%10)}
+	return append(b, bytes.TrimRight(digits, "0")...)
 }
 
 // line tells everything on one line: "Critical web01: db:Critical:no answer
 // (live, age 3.2 s, next in 6.8 s)".
-func (s *sight) line(now time.Time) string {
-	b := make([]byte, 0, 128+len(s.message))
-	b = append(append(append(append(b, s.status.String()...), ' '), s.name()...), ": "...)
-	b = append(append(append(b, oneLine(s.message)...), " ("...), s.phaseAt(now)...)
+func (s *sight) line(now time.Time) string { return string(s.appendLine(nil, now)) }
+
+// lineRoom is what a line takes beside what is said, at most.
+const lineRoom = 128
+
+func (s *sight) appendLine(b []byte, now time.Time) []byte {
+	t := s.written()
+	b = slices.Grow(b, len(t.says)+lineRoom)
+	b = append(append(append(b, t.says...), " ("...), s.phaseAt(now)...)
 	if age, ok := s.age(now); ok {
-		b = s.observed.UTC().AppendFormat(append(b, ", observed "...), observedLayout)
-		b = append(append(append(b, ", age "...), seconds(age)...), " s"...)
+		b = append(append(b, ", observed "...), t.observed[0]...)
+		b = append(appendSeconds(append(b, ", age "...), age), " s"...)
 	} else {
 		b = append(b, ", never observed"...)
 	}
 	if next, ok := s.nextIn(now); ok {
-		b = append(append(append(b, ", next in "...), seconds(next)...), " s"...)
+		b = append(appendSeconds(append(b, ", next in "...), next), " s"...)
 	}
-	return string(append(b, ')'))
+	return append(b, ')')
 }
 
 const observedLayout = "2006-01-02T15:04:05.000Z07:00"

@@ -73,7 +73,7 @@ func tellFreshness(h http.Header, seen *sight, now time.Time) {
 	h["Cache-Control"] = headerNoStore
 	if age, ok := seen.age(now); ok {
 		h[headerAge] = []string{strconv.FormatInt(int64(age/time.Second), 10)}
-		h[headerObserved] = []string{seen.observed.UTC().Format(observedLayout)}
+		h[headerObserved] = seen.written().observed
 	}
 	if next, ok := seen.nextIn(now); ok {
 		h[headerNext] = []string{seconds(next)}

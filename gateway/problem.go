@@ -153,7 +153,7 @@ func writeJSON(w http.ResponseWriter, code int, v any) {
 }
 
 func writeBody(w http.ResponseWriter, code int, body []byte) {
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.Header()["Content-Length"] = []string{strconv.Itoa(len(body))}
 	w.WriteHeader(code)
 	// A client that is gone is no fault of ours.
 	_, _ = w.Write(body)
@@ -164,9 +164,11 @@ const htmlType = "text/html; charset=UTF-8"
 // writeText answers as the original does with a string. Its content type says
 // HTML, so the policy that Server sets keeps browsers from running it.
 func writeText(w http.ResponseWriter, code int, text string) {
-	w.Header().Set("Content-Type", htmlType)
-	writeBody(w, code, []byte(strings.ToValidUTF8(text, "\uFFFD")))
+	w.Header()["Content-Type"] = headerHTML
+	writeBody(w, code, validText(text))
 }
+
+func validText(text string) []byte { return []byte(strings.ToValidUTF8(text, "\uFFFD")) }
 
 // writeErrorPage is the original's page for paths and methods that are not there.
 func writeErrorPage(w http.ResponseWriter, code int, text string) {

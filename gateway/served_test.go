@@ -24,7 +24,7 @@ import (
 // What a request costs over TCP, beside a bare net/http handler that writes the
 // same bytes with the same headers: in the same run, on connections that are
 // kept, asked by a process of its own, so that what this process spends is what
-// serving costs. See docs/performance.md for the figures.
+// serving costs. docs/probes.md has the figures.
 
 // servedSizes are how many checks the host has.
 var servedSizes = []int{100, 10_000}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/looprock/megaphone/events"
@@ -236,6 +237,24 @@ type rootAnswer struct {
 	before, after []byte
 	status        events.Status
 	message       string
+	dated         atomic.Pointer[datedAnswer] // the newest
+}
+
+// datedAnswer is the whole answer at one date.
+type datedAnswer struct {
+	date *dateText
+	pyAnswer
+}
+
+// on is the answer at a date.
+func (a *rootAnswer) on(date *dateText) *pyAnswer {
+	d := a.dated.Load()
+	if d == nil || d.date != date {
+		d = &datedAnswer{date, pyAnswer{kind: headerJSON, body: slices.Concat(a.before, []byte(date.text), a.after)}}
+		d.measured()
+		a.dated.Store(d)
+	}
+	return &d.pyAnswer
 }
 
 // root returns the answer for a host; an empty host has nothing registered.
@@ -305,6 +324,27 @@ func (v *View) legacyList(host string) []byte {
 	b := list.append(nil)
 	h.list.Store(&b)
 	return b
+}
+
+// legacyCheck is the original's answer on /checks/{id}, rendered once; nil where
+// the check is not registered.
+func (v *View) legacyCheck(host, id string) *pyAnswer {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	h := v.hosts[host]
+	if h == nil {
+		return nil
+	}
+	c := h.checks[id]
+	if c == nil || c.entry == nil {
+		return nil
+	}
+	a := c.answer.Load()
+	if a == nil {
+		a = c.legacyAnswer()
+		c.answer.Store(a)
+	}
+	return a
 }
 
 // global returns the url of the original's --global; false where it is not set.

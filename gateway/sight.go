@@ -44,6 +44,7 @@ func (v *View) sightHost(name string, now time.Time) (sight, bool) {
 		f := h.freshness(v.interval)
 		fresh := *renewed
 		fresh.observed, fresh.next, fresh.late = f.observed, f.next, f.late
+		fresh.texts = newSightTexts(&fresh.sight)
 		h.seen.CompareAndSwap(renewed, &fresh)
 		return fresh.sight, true
 	}
@@ -54,6 +55,7 @@ func (v *View) makeSight(h *hostEntry, till time.Time) sight {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	s := h.sight(v.interval)
+	s.texts = newSightTexts(&s)
 	h.seen.Store(&hostSight{s, till})
 	return s
 }

@@ -56,6 +56,7 @@ type hostEntry struct {
 	override *bus.OverrideEntry
 	checks   map[string]*checkEntry
 	order    []*checkEntry // those that are registered, by id
+	tally    tally
 	sum      *events.Summary
 	watch    chan struct{} // closed at the next change, if somebody waits
 	root     atomic.Pointer[rootAnswer]
@@ -78,6 +79,8 @@ type checkEntry struct {
 	lastAt   uint64        // its position
 	early    []bus.Incoming
 	watch    chan struct{}
+	answer   atomic.Pointer[pyAnswer] // GET /checks/{id}
+	counted  share
 	pendings events.CheckState // shown while nothing is known
 }
 
@@ -116,7 +119,6 @@ func (c *checkEntry) shown() *events.CheckState {
 	if c.known() {
 		return &c.state
 	}
-	c.pendings.Number = c.state.Number
 	return &c.pendings
 }
 
@@ -139,8 +141,15 @@ func (h *hostEntry) change(c *checkEntry, f func()) {
 	before := c.face()
 	f()
 	if c.entry != nil && c.face() != before {
+		h.tally.recount(c)
 		h.changed()
 	}
+	c.moved()
+}
+
+// moved forgets what was derived from the check.
+func (c *checkEntry) moved() {
+	c.answer.Store(nil)
 	wake(&c.watch)
 }
 
@@ -187,6 +196,7 @@ func newer(number, had, applied, hadApplied uint64, snapshot bool) bool {
 func (c *checkEntry) adopt(s events.CheckState) {
 	had := c.state
 	c.state, c.number, c.applied = s, s.Number, s.Applied
+	c.pendings.Number = s.Number
 	if had.Applied > s.Applied && c.known() {
 		c.state.Applied, c.state.Seen = had.Applied, had.Seen
 		c.state.Observed, c.state.LatencySeconds = had.Observed, had.LatencySeconds
@@ -360,20 +370,15 @@ func (h *hostEntry) set(c *checkEntry, e *bus.Entry) {
 	if c.entry != nil && e != nil && c.entry.Position == e.Position {
 		return
 	}
-	i, listed := slices.BinarySearchFunc(h.order, c.id, func(c *checkEntry, id string) int { return cmp.Compare(c.id, id) })
-	switch {
-	case e != nil && !listed:
-		h.order = slices.Insert(h.order, i, c)
-	case e == nil && listed:
-		h.order = slices.Delete(h.order, i, i+1)
-	}
+	h.order = among(h.order, c, e != nil)
 	c.entry = e
 	if e == nil {
 		c.last, c.lastAt, c.early = events.Result{}, 0, nil
 	}
+	h.tally.recount(c)
 	h.list.Store(nil)
 	h.changed()
-	wake(&c.watch)
+	c.moved()
 }
 
 // forgetName has the list of names made anew, and drops a host of which nothing
@@ -395,13 +400,15 @@ func (v *View) Reset() {
 	for _, h := range v.hosts {
 		h.state = events.HostState{}
 		for id, c := range h.checks {
-			wake(&c.watch)
+			c.moved()
 			if c.entry == nil {
 				delete(h.checks, id)
 				continue
 			}
 			c.state, c.number, c.applied, c.dropped, c.reg = events.CheckState{}, 0, 0, 0, 0
+			c.pendings.Number = 0
 			c.last, c.lastAt, c.early = events.Result{}, 0, nil
+			h.tally.recount(c)
 		}
 		h.changed()
 	}
@@ -410,11 +417,7 @@ func (v *View) Reset() {
 // summary is what the host's checks amount to. The caller holds mu for writing.
 func (h *hostEntry) summary() events.Summary {
 	if h.sum == nil {
-		states := make([]*events.CheckState, len(h.order))
-		for i, c := range h.order {
-			states[i] = c.shown()
-		}
-		sum := events.Summarize(states)
+		sum := h.tally.summary()
 		h.sum = &sum
 	}
 	return *h.sum
