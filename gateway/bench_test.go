@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -111,4 +112,29 @@ func (r *rig) manyChecks(n int) {
 		s.V = events.RecordVersion
 		r.view.ApplyCheck(s, true)
 	}
+}
+
+// BenchmarkIdleStreams is what 10,000 readers of events cost who are told
+// nothing: memory of this process, and its processor time. They are in another.
+func BenchmarkIdleStreams(b *testing.B) {
+	r := start(b)
+	c := newLoad(b)
+	for b.Loop() {
+		before := memory()
+		c.ask(holdWord, strings.TrimPrefix(r.url, "http://"))
+		r.eventuallyIn(time.Minute, "all are read to", func() bool { return r.streams.Load() == maxStreams })
+		b.ReportMetric((memory()-before)/maxStreams/1024, "KiB/client")
+		spentBefore, began := spent(), time.Now()
+		time.Sleep(20 * time.Second) // what is measured is that nothing happens
+		b.ReportMetric(100*float64(spent()-spentBefore)/float64(time.Since(began)), "%-of-a-processor")
+	}
+	b.ReportMetric(0, "ns/op")
+}
+
+// memory is what the heap and the stacks take, in bytes.
+func memory() float64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return float64(m.HeapInuse + m.StackInuse)
 }

@@ -30,6 +30,9 @@ type GuardOptions struct {
 	ReadToken bool
 }
 
+// forwarding are the headers by which proxies say that they are there.
+var forwarding = []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "Via"}
+
 // guard decides on requests. It is safe for concurrent use.
 type guard struct {
 	o      GuardOptions
@@ -67,7 +70,7 @@ func (g *guard) write(r *http.Request) (by string, err error) {
 		return "", refuse(http.StatusForbidden,
 			"writes from %s are not taken: allow its network by --write-from, or send a token of --token-file as Authorization: Bearer", from)
 	}
-	for _, h := range []string{"Forwarded", "X-Forwarded-For", "Via"} {
+	for _, h := range forwarding {
 		if len(r.Header.Values(h)) > 0 {
 			return "", refuse(http.StatusForbidden,
 				"the request came through a proxy (header %s), so that --write-from cannot tell who writes: send a token of --token-file", h)
@@ -166,6 +169,10 @@ func (f *tokenFile) owner(text string) (name string, ok bool) {
 
 var errTokens = errors.New("bad token file")
 
+// maxTokens is how many tokens the file has at most: each is compared with what a
+// request bears.
+const maxTokens = 1000
+
 // parseTokens reads lines name:token; blank ones and those after # do not count.
 func parseTokens(text string) ([]token, error) {
 	var out []token
@@ -179,6 +186,9 @@ func parseTokens(text string) ([]token, error) {
 		name, secret = strings.TrimSpace(name), strings.TrimSpace(secret)
 		if !ok || name == "" || secret == "" {
 			return nil, fmt.Errorf("%w: line %d must be name:token", errTokens, n)
+		}
+		if len(out) == maxTokens {
+			return nil, fmt.Errorf("%w: it has more than %d tokens", errTokens, maxTokens)
 		}
 		out = append(out, token{name, sha256.Sum256([]byte(secret))})
 	}

@@ -255,19 +255,12 @@ func (r *rig) polled(id string, res events.Result) {
 // eventually waits for a condition.
 func (r *rig) eventually(what string, ok func() bool) {
 	r.tb.Helper()
-	r.eventuallyIn(10*time.Second, what, ok)
+	eventually(r.tb, 10*time.Second, what, ok)
 }
 
 func (r *rig) eventuallyIn(limit time.Duration, what string, ok func() bool) {
 	r.tb.Helper()
-	for end := time.Now().Add(limit); ; time.Sleep(2 * time.Millisecond) {
-		if ok() {
-			return
-		}
-		if time.Now().After(end) {
-			r.tb.Fatalf("did not happen: %s", what)
-		}
-	}
+	eventually(r.tb, limit, what, ok)
 }
 
 // anonymous is a client without credentials.

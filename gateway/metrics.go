@@ -34,9 +34,12 @@ func (s *Server) newMetrics() (own, fleet http.Handler) {
 	return s.metricsHandler(process), s.metricsHandler(hosts)
 }
 
+// maxScrapes is how many scrapes of one path are answered at the same time.
+const maxScrapes = 8
+
 func (s *Server) metricsHandler(reg *prometheus.Registry) http.Handler {
 	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{
-		EnableOpenMetrics: true, MaxRequestsInFlight: 8, Timeout: 30 * time.Second,
+		EnableOpenMetrics: true, MaxRequestsInFlight: maxScrapes, Timeout: 30 * time.Second,
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	})
 }

@@ -23,8 +23,12 @@ import (
 // maxBody is the size in bytes of the largest request body, batches of events aside.
 const maxBody = 256 << 10
 
-// bodyTime is how long a client may take to send its body.
-const bodyTime = 15 * time.Second
+// How long a client may take to send its body, and one that nobody reads: before
+// it sends an answer, net/http waits for what is left of a body.
+const (
+	bodyTime   = 15 * time.Second
+	unreadTime = 250 * time.Millisecond
+)
 
 // fault is a refusal: a code, and a text that says what to do.
 type fault struct {
@@ -183,7 +187,11 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 	// Not every ResponseWriter has deadlines; those of net/http have.
 	_ = rc.SetReadDeadline(time.Now().Add(bodyTime))
 	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
-	_ = rc.SetReadDeadline(time.Time{})
+	if err == nil {
+		_ = rc.SetReadDeadline(time.Time{})
+	} else {
+		_ = rc.SetReadDeadline(time.Now().Add(unreadTime))
+	}
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):

@@ -28,6 +28,9 @@ type fileStamp struct {
 	size    int64
 }
 
+// maxTokenFile is the size of such a file in bytes.
+const maxTokenFile = 2 << 20
+
 // lookPause is how long a file is not looked at again.
 const lookPause = 250 * time.Millisecond
 
@@ -63,6 +66,9 @@ func (f *reloaded[T]) load() error {
 	stamp := fileStamp{info.ModTime(), info.Size()}
 	if stamp == f.stamp {
 		return nil
+	}
+	if info.Size() > maxTokenFile {
+		return fmt.Errorf("read the %s: %s has %d bytes, %d are allowed", f.what, f.path, info.Size(), maxTokenFile)
 	}
 	b, err := os.ReadFile(f.path)
 	if err != nil {

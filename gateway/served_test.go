@@ -40,7 +40,7 @@ func BenchmarkServed(b *testing.B) {
 }
 
 // compare asks the gateway and a bare handler in turns.
-func (c *load) compare(b *testing.B, s http.Handler, path string) {
+func (c *load) compare(b *testing.B, s *Server, path string) {
 	rec := httptest.NewRecorder()
 	s.ServeHTTP(rec, httptest.NewRequestWithContext(b.Context(), http.MethodGet, path, nil))
 	body, header := rec.Body.Bytes(), rec.Header()
@@ -49,7 +49,8 @@ func (c *load) compare(b *testing.B, s http.Handler, path string) {
 		_, _ = w.Write(body)
 	})
 	var ours, theirs served
-	ourAddr, theirAddr := listenFor(b, s), listenFor(b, bare)
+	ourAddr := listenFor(b, func(ln *crowd) *http.Server { return s.httpServer(ln) })
+	theirAddr := listenFor(b, func(*crowd) *http.Server { return &http.Server{Handler: bare} })
 	contest := fasthttpOf(b, header, body)
 	for b.Loop() {
 		theirs.add(c.ask(theirAddr, path))
@@ -97,13 +98,14 @@ func serverOf(tb testing.TB, checks int) *Server {
 }
 
 // listenFor serves as [Server.Run] does.
-func listenFor(tb testing.TB, h http.Handler) string {
+func listenFor(tb testing.TB, server func(*crowd) *http.Server) string {
 	tb.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	must(tb, err)
-	srv := &http.Server{Handler: h, ReadHeaderTimeout: headerTime, IdleTimeout: idleTime, WriteTimeout: writeTime, MaxHeaderBytes: maxHeader}
+	crowd := newCrowd(ln, maxConns)
+	srv := server(crowd)
 	var ended sync.WaitGroup
-	ended.Go(func() { _ = srv.Serve(ln) })
+	ended.Go(func() { _ = srv.Serve(crowd) })
 	tb.Cleanup(func() {
 		_ = srv.Close()
 		ended.Wait()
@@ -206,6 +208,13 @@ func runLoad(in io.Reader, out io.Writer) error {
 	scan := bufio.NewScanner(in)
 	for scan.Scan() {
 		addr, path, _ := strings.Cut(scan.Text(), " ")
+		if addr == holdWord {
+			if err := hold(path); err != nil {
+				return err
+			}
+			fmt.Fprintln(out, "0s")
+			continue
+		}
 		took, err := askMany(addr, path)
 		if err != nil {
 			return err
@@ -215,6 +224,27 @@ func runLoad(in io.Reader, out io.Writer) error {
 	}
 	return scan.Err()
 }
+
+// holdWord is a line's first word instead of an address: what follows is one, to
+// which as many readers of events are to be opened as a gateway takes.
+const holdWord = "hold"
+
+// hold opens them. They are closed when the process ends.
+func hold(addr string) error {
+	for range maxStreams {
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			return err
+		}
+		held = append(held, c) // else the garbage collector would close it
+		if _, err := io.WriteString(c, "GET /events HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var held []net.Conn
 
 func askMany(addr, path string) ([]time.Duration, error) {
 	var mu sync.Mutex

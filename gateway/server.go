@@ -133,7 +133,9 @@ const (
 	headerTime  = 5 * time.Second // to send a request's header
 	idleTime    = 2 * time.Minute // between two requests of a connection
 	writeTime   = 30 * time.Second
-	maxHeader   = 16 << 10 // bytes
+	maxHeader   = 16 << 10 // bytes; net/http takes 4 KiB more
+	maxRequests = 100      // at the same time on one connection, with HTTP/2
+	pingTime    = time.Minute
 	maxWait     = time.Minute
 	stopTime    = 4 * time.Second // to end the requests that are under way
 	startupTime = 5 * time.Second // to load the view, beside the first polls
@@ -198,14 +200,11 @@ func (s *Server) serve(ctx context.Context, ln net.Listener) error {
 	if ctx.Err() != nil {
 		return nil
 	}
-	var silent silent
-	srv := &http.Server{
-		Handler: s, ConnState: silent.state, TLSConfig: s.cfg.TLS, ReadHeaderTimeout: headerTime, IdleTimeout: idleTime, WriteTimeout: writeTime,
-		MaxHeaderBytes: maxHeader, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-	}
+	crowd := newCrowd(ln, maxConns)
+	srv := s.httpServer(crowd)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		err := s.listen(srv, ln)
+		err := s.listen(srv, crowd)
 		if errors.Is(err, http.ErrServerClosed) {
 			return nil
 		}
@@ -221,10 +220,27 @@ func (s *Server) serve(ctx context.Context, ln net.Listener) error {
 		s.announce(ctx, complete)
 		<-ctx.Done()
 		close(s.stopping)
-		defer time.AfterFunc(silentTime, silent.hangUp).Stop()
+		defer time.AfterFunc(silentTime, crowd.hangUp).Stop()
 		return s.shutDown(srv)
 	})
 	return g.Wait()
+}
+
+// httpServer speaks HTTP/1 and HTTP/2, the latter also without TLS where a client
+// begins with it; nothing is upgraded.
+func (s *Server) httpServer(crowd *crowd) *http.Server {
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true)
+	return &http.Server{
+		Handler: s, ConnState: crowd.state, TLSConfig: s.cfg.TLS, ReadHeaderTimeout: headerTime, IdleTimeout: idleTime, WriteTimeout: writeTime,
+		MaxHeaderBytes: maxHeader, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug), Protocols: &protocols,
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: maxRequests, MaxReceiveBufferPerConnection: maxBatchBytes, MaxReceiveBufferPerStream: maxBody,
+			SendPingTimeout: pingTime, PingTimeout: headerTime, WriteByteTimeout: streamWrite,
+		},
+	}
 }
 
 func (s *Server) listen(srv *http.Server, ln net.Listener) error {
@@ -336,6 +352,15 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if age := s.follower.Age(time.Now()); age > 0 {
 		h.Set("Age", strconv.Itoa(int(age.Seconds()))) // the answer is from before the bus went away
 	}
+	if r.ContentLength != 0 {
+		// Until somebody reads it. Not every ResponseWriter has deadlines; those of net/http have.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(unreadTime))
+	}
+	if len(r.TransferEncoding) > 0 {
+		// Where a proxy before us saw a Content-Length too, what follows could be
+		// its next client's request, or one that was smuggled past it.
+		h["Connection"] = headerClose
+	}
 	n, params := s.routes.find(r.URL.EscapedPath())
 	if n == nil || len(n.methods) == 0 {
 		s.notFound(w, r)
@@ -365,6 +390,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 var (
+	headerClose   = []string{"close"}
 	headerNosniff = []string{"nosniff"}
 	headerPolicy  = []string{"default-src 'none'; frame-ancestors 'none'; sandbox"}
 )
