@@ -13,11 +13,11 @@ import (
 func BenchmarkAgenda(b *testing.B) {
 	for _, checks := range []int{10_000, 100_000, 1_000_000} {
 		b.Run(fmt.Sprintf("checks=%d", checks), func(b *testing.B) {
-			a := newAgenda(1, 1)
+			a := newAgenda(limits{quick: 1, slow: 1, perHost: 1, perPort: 1})
 			now := int64(0)
 			for i := range checks {
 				s := NewSchedule(fmt.Sprint("host", i/100), fmt.Sprint("check", i%100), time.Minute)
-				a.put(&task{endpoint: "target", schedule: s, index: -1, failures: -1}, s.Next(0))
+				a.put(&task{endpoint: endpoint{"target", "80"}, schedule: s, index: -1, failures: -1}, s.Next(0))
 			}
 			b.ReportAllocs()
 			before := cpuTime(b)
@@ -26,7 +26,7 @@ func BenchmarkAgenda(b *testing.B) {
 					now = max(now, due)
 				}
 				t, _ := a.take(now)
-				a.fetched(t)
+				a.fetched(t, now)
 				a.done(t, now)
 			}
 			b.ReportMetric(float64((cpuTime(b)-before).Nanoseconds())/float64(b.N), "cpu-ns/poll")
