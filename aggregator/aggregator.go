@@ -47,6 +47,7 @@ type Aggregator struct {
 	cutOff  map[int]func()   // ends a partition's tenure, because the connection was lost
 	invalid map[string]invalidEvent
 
+	first atomic.Uint64 // position that RESULTS holds; 0: not known yet
 	stats stats
 }
 
@@ -111,6 +112,7 @@ func (a *Aggregator) Run(ctx context.Context) error {
 	wg.Go(func() { a.route(rctx, changes) })
 	wg.Go(func() { a.beat(rctx) })
 	wg.Go(func() { a.watchConnection(rctx) })
+	wg.Go(func() { a.watchResults(rctx) })
 	wg.Go(func() { a.intake.run(rctx) })
 	return a.leases.Run(ctx, a.hold)
 }

@@ -164,42 +164,6 @@ func (p *partition) storeCheckpoint(ctx context.Context, ckpt events.Checkpoint)
 	return nil
 }
 
-// farBehind is after how many foreign transitions a checkpoint without news is
-// written anew, so that a takeover need not read them.
-const farBehind = 1000
-
-// upkeep writes, once a minute, what must not be lost when RESULTS forgets it:
-// the states of checks whose last result is in its older half, so that a ttl may
-// be longer than results are kept. Where nothing came for so long, a tick moves
-// the checkpoint on.
-func (p *partition) upkeep(ctx context.Context) error {
-	results, err := p.streamState(ctx, bus.StreamResults)
-	if err != nil {
-		return err
-	}
-	changes, err := p.streamState(ctx, bus.StreamChanges)
-	if err != nil {
-		return err
-	}
-	half := results.FirstSeq + (results.LastSeq-results.FirstSeq)/2
-	for _, h := range p.hosts {
-		for _, c := range h.checks {
-			if c.state.Applied > c.stored && c.state.Applied <= half {
-				p.dirty[c] = struct{}{}
-			}
-		}
-	}
-	if p.saved.Changes+farBehind < changes.LastSeq {
-		// No write of this partition is under way, so that all its transitions
-		// up to here are known.
-		p.changes, p.behind = max(p.changes, changes.LastSeq), true
-	}
-	if p.live && p.results < half && p.tick == 0 {
-		return p.publishTick(ctx)
-	}
-	return nil
-}
-
 func (p *partition) streamState(ctx context.Context, name string) (jetstream.StreamState, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()

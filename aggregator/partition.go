@@ -57,9 +57,10 @@ type partition struct {
 	dirty   map[record]struct{} // to be written before the next checkpoint
 	saved   events.Checkpoint   // the last that was written
 	behind  bool                // something moved since
-	cleared map[uint64]bool     // positions of overrides whose end was told already
-	tick    uint64              // position of a tick of one's own that is on its way; 0: none
-	ticked  time.Time           // when it was published, by this process's clock
+	upkeep  upkeep
+	cleared map[uint64]bool // positions of overrides whose end was told already
+	tick    uint64          // position of a tick of one's own that is on its way; 0: none
+	ticked  time.Time       // when it was published, by this process's clock
 }
 
 // record is what has a record in STATE: a check or a host.
@@ -211,7 +212,8 @@ func (p *partition) run(ctx context.Context) error {
 	alarm := time.NewTimer(0)
 	defer alarm.Stop()
 	// Spread, so that not all partitions do it at once.
-	upkeep := time.Now().Add(time.Minute + time.Duration(p.n)*time.Second/2)
+	first := p.a.first.Load()
+	p.upkeep = upkeep{due: time.Now().Add(upkeepEvery + time.Duration(p.n)*time.Second/2), first: first, half: first}
 	for {
 		var err error
 		own, failed, given := p.sources()
@@ -228,9 +230,8 @@ func (p *partition) run(ctx context.Context) error {
 		case <-alarm.C:
 			err = p.ring(ctx)
 		case now := <-second.C:
-			if err = p.checkpoint(ctx); err == nil && now.After(upkeep) {
-				upkeep = now.Add(time.Minute)
-				err = p.upkeep(ctx)
+			if err = p.checkpoint(ctx); err == nil && p.upkeep.needed(now, p.a.first.Load()) {
+				err = p.keepUp(ctx)
 			}
 		}
 		if err != nil {

@@ -634,7 +634,7 @@ func TestPartition_UpkeepOutlivesTheResults(t *testing.T) {
 	for range 10 {
 		f.push("elsewhere", "x", events.OK, 0)
 	}
-	is.NoErr(p.upkeep(t.Context()))
+	is.NoErr(p.keepUp(t.Context()))
 	is.NoErr(p.checkpoint(t.Context()))
 	is.Equal(f.stored("web01", "daily").Applied, again)
 	// The partition itself is idle: a tick moves its checkpoint on.
