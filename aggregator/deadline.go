@@ -113,6 +113,10 @@ func silence(s events.CheckState, with Settings, now time.Time) (events.CheckSta
 	switch {
 	case !r.Push():
 		cause, s.Reported = events.CauseAway, events.Unknown
+		if s.Suspect != "" {
+			s.Message = events.Cut(fmt.Sprintf("no result that counts for %s (interval %s): %s", seconds(ago), seconds(interval(with)), s.Suspect), events.MaxMessage)
+			break
+		}
 		s.Message = fmt.Sprintf("not polled for %s (interval %s): no worker of the pool %q is at work",
 			seconds(ago), seconds(interval(with)), r.PoolName())
 	case s.Basis == events.Pending && s.Seen.Before(s.Started): // a first push is older than its registration

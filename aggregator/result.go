@@ -32,6 +32,11 @@ func reduceResult(s events.CheckState, with Settings, in Result, now time.Time) 
 	case in.Polled && push, !s.FreshResult(in.Result, in.Polled, in.Position):
 		return s, Outcome{Dropped: true}
 	}
+	if in.Polled && in.Result.Suspect != "" {
+		spent := s.Order
+		s.Doubt(in.Result)
+		return s, Outcome{Dirty: s.Order.Lease != spent.Lease || s.Order.Reg != spent.Reg}
+	}
 	before, out, cause := s, Outcome{}, events.CauseResult
 	if !in.Polled && endsByPush(s, with, now) {
 		out.Ended, out.EndedPos, cause = s.Override, s.OverPos, events.CauseExpired

@@ -267,6 +267,11 @@ func (p *partition) recall(m jetstream.Msg, stored time.Time) {
 	if c == nil || in.Polled != (c.state.Addr != "") || !c.state.FreshResult(in.Result, in.Polled, in.Position) {
 		return
 	}
+	if in.Polled && in.Result.Suspect != "" { // the last that counted is not read: it may have been a moment before
+		c.state.Doubt(in.Result)
+		c.state.Seen = later(c.state.Seen, stored)
+		return
+	}
 	c.state = Remember(c.state, Result{
 		Polled: in.Polled, Position: in.Position, Observed: in.Observed, Result: in.Result,
 	}, stored)

@@ -107,7 +107,7 @@ func urn[T string | []byte](s T) bool {
 
 // appendResult appends r as [marshal] writes it; ok is false where r is unusual.
 func appendResult(b []byte, r Result) (_ []byte, ok bool) {
-	if int(r.Status) >= len(statusNames) || r.TTL != 0 {
+	if int(r.Status) >= len(statusNames) || r.TTL != 0 || r.Suspect != "" {
 		return b, false
 	}
 	b = append(b, `{"status":"`...)

@@ -29,6 +29,9 @@ type Result struct {
 	Reg    uint64 `json:"reg,omitempty"`   // position of the registration that was polled
 	Lease  uint64 `json:"lease,omitempty"` // epoch of the worker's lease
 	Due    int64  `json:"due,omitempty"`   // when the poll was due, Unix milliseconds
+
+	// Suspect is why the result does not count: its worker suspects itself.
+	Suspect string `json:"suspect,omitempty"`
 }
 
 // Order is what orders the polled results of a check: the position of its

@@ -52,6 +52,7 @@ type CheckState struct {
 	Message        string    `json:"message,omitempty"` // what the reported status came with
 	Observed       time.Time `json:"observed,omitzero"` // when the service was looked at, as its observer says
 	LatencySeconds float64   `json:"latency_seconds,omitempty"`
+	Suspect        string    `json:"suspect,omitempty"` // why the newest results do not count; empty where they do
 }
 
 // Text is the message that is shown with the check's status.
@@ -222,11 +223,17 @@ func (s CheckState) FreshResult(r Result, polled bool, position uint64) bool {
 	return !polled || r.Order().After(s.Order)
 }
 
+// Doubt notes a fresh result that does not count, because its worker suspects
+// itself. Its order key is spent: nothing of a superseded worker counts after it.
+func (s *CheckState) Doubt(r Result) {
+	s.Order, s.Suspect = r.Order(), "the worker "+r.Worker+" suspects itself: "+r.Suspect
+}
+
 // Refresh updates the soft fields by a result that counts. The message is that
 // of the status that is told: a failure that does not count yet does not
 // replace it.
 func (s *CheckState) Refresh(r Result, observed time.Time) {
-	s.Observed, s.LatencySeconds = observed, r.LatencySeconds
+	s.Observed, s.LatencySeconds, s.Suspect = observed, r.LatencySeconds, ""
 	if r.Status == s.Reported {
 		s.Message = r.Message
 	}

@@ -269,6 +269,11 @@ func (c *checkEntry) count(in bus.Incoming) {
 	}
 	refused := !in.Polled && c.entry != nil && !c.entry.Registration.Push()
 	switch {
+	case in.Polled && in.Result.Suspect != "": // kept, but it does not count
+		if c.state.FreshResult(in.Result, true, in.Position) {
+			c.state.Doubt(in.Result)
+		}
+		c.dropped = max(c.dropped, in.Position)
 	case !refused && c.state.FreshResult(in.Result, in.Polled, in.Position):
 		c.state.Refresh(in.Result, in.Observed)
 		c.state.Applied, c.state.Seen, c.state.TTL = in.Position, in.Stored, in.Result.TTL

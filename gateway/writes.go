@@ -175,6 +175,6 @@ func readResult(b []byte) (events.Result, error) {
 	if err := r.UnmarshalJSON(b); err != nil {
 		return r, err
 	}
-	r.Worker, r.Pool, r.Reg, r.Lease, r.Due = "", "", 0, 0, 0
+	r.Worker, r.Pool, r.Reg, r.Lease, r.Due, r.Suspect = "", "", 0, 0, 0, ""
 	return r, nil
 }

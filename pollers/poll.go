@@ -34,7 +34,9 @@ func (w *Worker) poll(h *held, t *task) {
 		t.interrupted = true
 		return
 	}
-	w.tell(t, w.publish(h, t, f, start.Add(latency), latency))
+	end := start.Add(latency)
+	suspect := w.canary.verdict(h.ctx, start, end, f.Err == nil && f.Status == events.OK)
+	w.tell(t, w.publish(h, t, f, end, latency, suspect))
 }
 
 // spare gives the target of a poll free that is not begun.
@@ -107,14 +109,14 @@ var errLease = errors.New("the lease has ended")
 
 // publish stores a result while the lease is valid. A second copy of one whose
 // acknowledgement was lost does no harm: its key does not grow.
-func (w *Worker) publish(h *held, t *task, f Finding, at time.Time, latency time.Duration) events.PollReply {
+func (w *Worker) publish(h *held, t *task, f Finding, at time.Time, latency time.Duration, suspect string) events.PollReply {
 	header := events.Header{
 		Type: events.TypeResult, Source: "urn:megaphone:worker:" + events.Token(w.conf.Name), ID: nuid.Next(),
 		Host: t.host, Check: t.check, Time: at,
 	}
 	result := events.Result{
 		Status: f.Status, Message: f.Message, Document: f.Document, LatencySeconds: microseconds(latency),
-		Worker: w.conf.Name, Pool: t.slot.pool, Reg: t.reg, Lease: h.lease.Epoch, Due: t.key,
+		Worker: w.conf.Name, Pool: t.slot.pool, Reg: t.reg, Lease: h.lease.Epoch, Due: t.key, Suspect: suspect,
 	}
 	var err error
 	for n := range publishTries {
@@ -127,7 +129,7 @@ func (w *Worker) publish(h *held, t *task, f Finding, at time.Time, latency time
 		}
 		var position uint64
 		if position, err = w.conf.Conn.PublishResult(h.ctx, t.host, t.check, header, result); err == nil {
-			return events.PollReply{Position: position}
+			return events.PollReply{Position: position, Suspect: suspect}
 		}
 	}
 	if h.ctx.Err() != nil || errors.Is(err, errLease) {

@@ -58,7 +58,7 @@ func (w *Worker) work(at time.Time) *events.Work {
 	now := at.UnixMilli()
 	sum, length := w.recent.sum(now)
 	out := &events.Work{
-		Partitions: map[string]int{}, Dropped: sum.dropped, Running: w.agenda.running + w.agenda.slowly, Slow: w.agenda.slowly,
+		Partitions: map[string]int{}, Dropped: sum.dropped, Running: w.agenda.running + w.agenda.slowly, Slow: w.agenda.slowly, Suspect: w.canary.suspect(),
 		LateSeconds: max(time.Duration(sum.late)*time.Millisecond, w.agenda.behind(now)).Seconds(),
 	}
 	for _, slot := range w.slots {

@@ -29,6 +29,7 @@ type Worker struct {
 	last   int64 // when it dispatched last
 	recent window
 	orders orders
+	canary *canaries // nil without any
 
 	counts counts
 }
@@ -68,7 +69,8 @@ func New(c Config) *Worker {
 		kinds[strings.ToLower(scheme)] = check
 	}
 	return &Worker{
-		conf: c, kinds: kinds, http: h, wake: make(chan struct{}, 1),
+		canary: newCanaries(c.Canaries, kinds.Check, c.Logger),
+		conf:   c, kinds: kinds, http: h, wake: make(chan struct{}, 1),
 		tasks: map[name]*task{}, slots: map[slotKey]*slot{},
 		agenda: newAgenda(c.limits()), until: math.MaxInt64,
 	}
@@ -91,6 +93,9 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { w.follow(ctx, changes); return nil })
+	if w.canary != nil {
+		g.Go(func() error { w.canary.run(ctx); return nil })
+	}
 	g.Go(func() error { w.schedule(ctx); return nil })
 	var shared []*bus.Leases
 	for _, pool := range w.conf.pools() {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/looprock/megaphone/bus"
 	"github.com/looprock/megaphone/events"
+	"github.com/looprock/megaphone/pollers"
 )
 
 // Config is every setting of the long-running commands. Make one with
@@ -51,9 +52,10 @@ type Config struct {
 	Read          string   // "open", or "token": reading needs a token too
 	TLSCert       string   // files in PEM; HTTP is served as HTTPS
 	TLSKey        string
-	TLSClientCA   string // who bears a certificate of these may write
-	Concurrency   int    // polls at once; 0 leaves it to the worker
-	PerHost       int    // of one host; 0 leaves it to the worker
+	TLSClientCA   string   // who bears a certificate of these may write
+	Concurrency   int      // polls at once; 0 leaves it to the worker
+	Canaries      []string // addresses that answer unless this worker's own network is broken
+	PerHost       int      // of one host; 0 leaves it to the worker
 	PollAllow     []netip.Prefix
 	PollDeny      []netip.Prefix
 	Credentials   string // directory of what checks name as credentials, ca and client_cert
@@ -141,6 +143,7 @@ func (c *Config) bind(fs *pflag.FlagSet, p parts) {
 	if p.worker {
 		fs.StringVar(&c.Pool, "pool", c.Pool, "pool whose checks to poll, beside those of this host")
 		fs.Var((*intValue)(&c.Concurrency), "concurrency", "polls at once that take less than a second; four times as many may take longer; 0 means 256")
+		fs.Var(manyValue{(*listValue)(&c.Canaries)}, "canary", "`URLS` that answer unless this worker's own network is broken; while none does, what it finds does not count")
 		fs.Var((*intValue)(&c.PerHost), "per-host", "polls at once of one host, half of them of one port; 0 means 32")
 		fs.Var((*prefixesValue)(&c.PollAllow), "poll-allow", "the only ones to poll, by the address that is dialled (default all but link-local and metadata addresses)")
 		fs.Var((*prefixesValue)(&c.PollDeny), "poll-deny", "never to poll")
@@ -318,6 +321,10 @@ func (c *Config) Validate(p parts) error {
 	wrong(!slices.Contains([]int{1, 3, 5}, c.Replicas), "replicas", c.Replicas, "use 1, 3 or 5")
 	wrong(c.Bus == "" && p.server && c.Replicas != 1, "replicas", c.Replicas, "the embedded server is one machine: use --bus with a cluster")
 	wrong(c.Concurrency < 0, "concurrency", c.Concurrency, "it must not be negative")
+	for _, addr := range c.Canaries {
+		_, err := pollers.CanaryTarget(addr)
+		wrong(err != nil, "canary", addr, fmt.Sprint(err))
+	}
 	wrong(c.PerHost < 0, "per-host", c.PerHost, "it must not be negative")
 	wrong(c.Read != readOpen && c.Read != readToken, "read", c.Read, "use open or token")
 	wrong(c.Read == readToken && c.TokenFile == "" && c.TLSClientCA == "", "read", c.Read, "it needs --token-file or --tls-client-ca")

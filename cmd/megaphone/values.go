@@ -125,6 +125,14 @@ func (v *prefixesValue) Set(s string) error {
 	return nil
 }
 
+// manyValue is a listValue of which there may be more than one.
+type manyValue struct{ *listValue }
+
+func (v manyValue) Set(s string) error {
+	*v.listValue = append(*v.listValue, split(s)...)
+	return nil
+}
+
 // listValue reads words separated by commas.
 type listValue []string
 
