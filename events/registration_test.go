@@ -125,3 +125,25 @@ func TestDuration(t *testing.T) {
 	is.NoErr(err)
 	is.Equal(string(b), `"90s"`)
 }
+
+// FuzzRegistration: what is taken is taken again, as the same, as it is written.
+func FuzzRegistration(f *testing.F) {
+	f.Add([]byte(`{"id":"db","url":{"addr":"tcp://db:5432"},"host":"web01","interval":"5s","labels":{"a":"b"}}`))
+	f.Add([]byte(`{"id":"q","host":"web01","ttl":60,"on_silence":"Warning","rise":2}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var reg, again events.Registration
+		if json.Unmarshal(b, &reg) != nil || reg.ValidateStrict() != nil {
+			return
+		}
+		written, err := json.Marshal(reg)
+		if err == nil {
+			err = json.Unmarshal(written, &again)
+		}
+		if err == nil {
+			err = again.ValidateStrict()
+		}
+		if err != nil || !reg.Equal(again) {
+			t.Fatalf("%s\nthen %s: %v", b, written, err)
+		}
+	})
+}
