@@ -39,6 +39,7 @@ type Config struct {
 	TLS         *tls.Config    // of polls over https; nil means the defaults
 	Networks    []netip.Prefix // the only ones to poll over the network; nil means all but metadata addresses
 	Deny        []netip.Prefix // never polled, even in Networks
+	SelfCheck   bool           // keep the built-in check SelfCheck of Host
 	Canaries    []string       // addresses that answer unless the worker's own network is broken; nil for none
 	Credentials string         // directory of what registrations name as credentials, ca and client_cert; "" for none
 	// Local returns what this process's own files register as a check. Checks of

@@ -93,6 +93,9 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { w.follow(ctx, changes); return nil })
+	if w.conf.SelfCheck && w.conf.Host != "" {
+		g.Go(func() error { w.sayAlive(ctx); return nil })
+	}
 	if w.canary != nil {
 		g.Go(func() error { w.canary.run(ctx); return nil })
 	}

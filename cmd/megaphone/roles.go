@@ -66,7 +66,7 @@ func (p *instance) startWorker(context.Context) error {
 	c := pollers.Config{
 		Conn: p.conn, Registry: p.reg, Name: p.name, Holder: p.data.id,
 		Pool: p.cfg.Pool, Host: p.host, Interval: p.cfg.Interval, Timeout: p.cfg.Timeout,
-		Concurrency: p.cfg.Concurrency, PerHost: p.cfg.PerHost, Canaries: p.cfg.Canaries, Version: version(), Logger: p.log,
+		Concurrency: p.cfg.Concurrency, PerHost: p.cfg.PerHost, Canaries: p.cfg.Canaries, SelfCheck: p.server == nil, Version: version(), Logger: p.log,
 		Deny: p.cfg.PollDeny, Credentials: p.cfg.Credentials,
 	}
 	if len(p.cfg.PollAllow) > 0 {
