@@ -17,6 +17,7 @@ type evidence struct {
 	AckedPushes []ack           // pushes that were acknowledged
 	Shown       map[name]shown  // what a gateway shows at the end
 	Subscribers map[string]subscription
+	Last        uint64        // position of the last transition that subscribers were waited for
 	Interval    time.Duration // of polls
 	TTL         time.Duration // of pushes
 }

@@ -27,7 +27,7 @@ type world struct{ evidence }
 func newWorld(statuses ...events.Status) *world {
 	w := &world{evidence{
 		Script: map[name][]told{}, Registered: map[name]uint64{web: 1}, Shown: map[name]shown{},
-		Subscribers: map[string]subscription{}, Interval: 2 * time.Second, TTL: 6 * time.Second,
+		Subscribers: map[string]subscription{}, Last: 6, Interval: 2 * time.Second, TTL: 6 * time.Second,
 	}}
 	for i, s := range statuses {
 		at := after(float64(i))
@@ -151,6 +151,7 @@ func TestJudge(t *testing.T) {
 		}, "registrations 2"},
 		"subscribers": {func(w *world) {
 			w.Subscribers["good"] = subscription{Positions: []uint64{1, 2, 3, 4, 5, 6}}
+			w.Subscribers["heard what came later, too"] = subscription{Positions: []uint64{1, 2, 3, 4, 5, 6, 7}}
 			w.Subscribers["told of a gap"] = subscription{Positions: []uint64{1, 2, 3, 4, 5, 6}, Gaps: 1}
 			w.Subscribers["missed one"] = subscription{Positions: []uint64{1, 2, 4, 5, 6}}
 			w.Subscribers["got one twice"] = subscription{Positions: []uint64{1, 2, 2, 3, 4, 5, 6}}

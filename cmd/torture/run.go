@@ -150,7 +150,7 @@ func (r *run) gather(ctx context.Context, role *bus.Conn) (err error) {
 	if err != nil {
 		return err
 	}
-	e := evidence{Script: r.driver.script, Interval: r.o.Interval, TTL: r.o.TTL, Subscribers: map[string]subscription{}}
+	e := evidence{Script: r.driver.script, Interval: r.o.Interval, TTL: r.o.TTL, Subscribers: map[string]subscription{}, Last: last}
 	for _, s := range r.subscribers {
 		wait, cancel := context.WithTimeout(ctx, settleTime)
 		if err := eventually(wait, s.Name+" is complete", func() bool { return s.Last() >= last }); err != nil {
