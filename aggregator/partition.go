@@ -140,8 +140,7 @@ func (a *Aggregator) work(ctx context.Context, n int, l lease) {
 	log := a.log.With("partition", n)
 	pause := 50 * time.Millisecond
 	for ctx.Err() == nil && l.Valid() {
-		began := time.Now()
-		err := a.tenure(ctx, n, l, box, log)
+		held, err := a.tenure(ctx, n, l, box, log)
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -149,7 +148,7 @@ func (a *Aggregator) work(ctx context.Context, n int, l lease) {
 			log.Error("partition is left to a later version of the program", "error", err)
 			return
 		}
-		if time.Since(began) > 10*time.Second {
+		if held > 10*time.Second {
 			pause = 50 * time.Millisecond
 		}
 		if !a.cfg.Conn.NATS().IsConnected() {
@@ -163,8 +162,9 @@ func (a *Aggregator) work(ctx context.Context, n int, l lease) {
 	}
 }
 
-// tenure takes a partition over and works on it until something is in doubt.
-func (a *Aggregator) tenure(ctx context.Context, n int, l lease, box *mailbox, log *slog.Logger) error {
+// tenure takes a partition over and works on it until something is in doubt. It
+// returns for how long it did, without the takeover.
+func (a *Aggregator) tenure(ctx context.Context, n int, l lease, box *mailbox, log *slog.Logger) (held time.Duration, err error) {
 	p := &partition{
 		a: a, n: n, lease: l, log: log, box: box, hosts: map[string]*host{}, dirty: map[record]struct{}{}, cleared: map[uint64]bool{},
 	}
@@ -175,13 +175,14 @@ func (a *Aggregator) tenure(ctx context.Context, n int, l lease, box *mailbox, l
 	a.cutOff[n] = func() { cancel(errAway) }
 	a.mu.Unlock()
 	if err := p.takeOver(tctx); err != nil {
-		return fmt.Errorf("take over: %w", err)
+		return 0, fmt.Errorf("take over: %w", err)
 	}
-	err := p.run(tctx)
+	began := time.Now()
+	err = p.run(tctx)
 	if ctx.Err() != nil && l.Valid() {
 		p.farewell(ctx)
 	}
-	return err
+	return time.Since(began), err
 }
 
 // close ends the reading of RESULTS, if it has not ended.

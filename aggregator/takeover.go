@@ -19,20 +19,30 @@ type fenceRecord struct {
 	Name string `json:"name"`
 }
 
-// takeoverTimeout bounds a takeover: it is tried again after that.
-const takeoverTimeout = 30 * time.Second
+// takeoverTimeout bounds a takeover: it is tried again after that. One that failed
+// keeps its slot for takeoverRest. A bus that cannot answer all in time would be
+// asked for more and more else, and never come round.
+const (
+	takeoverTimeout = 30 * time.Second
+	takeoverRest    = time.Second
+)
 
 // takeOver is the one way to begin, to be handed a partition, and out of any
 // doubt. Behind a new fence no earlier owner's write can be stored any more, so
 // that what is read up to the fence is all there is. After it, p.reader gives
 // RESULTS from there on.
-func (p *partition) takeOver(ctx context.Context) error {
+func (p *partition) takeOver(ctx context.Context) (err error) {
 	select {
 	case p.a.slots <- struct{}{}:
-		defer func() { <-p.a.slots }()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	defer func(ctx context.Context) {
+		if err != nil {
+			sleep(ctx, takeoverRest) // at once over where the connection was lost
+		}
+		<-p.a.slots
+	}(ctx)
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, takeoverTimeout)
 	defer cancel()
