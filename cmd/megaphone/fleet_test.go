@@ -83,7 +83,7 @@ func checkNumbers(t *testing.T, is *is.I, url string, checks int, script []event
 	defer cancel()
 	got := map[string][]events.Transition{}
 	hosts, seen := 0, 0
-	for ch, err := range c.Watch(ctx, bus.WatchOptions{FromStart: true}) {
+	for ch, err := range c.Watch(ctx, bus.WatchOptions{Filter: events.Filter{Host: "web01"}, FromStart: true}) {
 		is.NoErr(err) // a gap or worse
 		id := ch.Transition.Check
 		got[id] = append(got[id], ch.Transition)
