@@ -66,6 +66,7 @@ func (f *field) pushedBefore(s silent, applied uint64) {
 // once, not before its deadline, and within a second after it, or after the
 // partitions are held again.
 func TestAggregator_ThousandDeadlines(t *testing.T) {
+	skipUnderRace(t)
 	is := is.New(t)
 	f := newField(t)
 	applied := f.push("elsewhere", "probe", events.OK, 0)
@@ -129,6 +130,7 @@ func TestAggregator_ThousandDeadlines(t *testing.T) {
 // Nobody reduces for longer than every ttl, and 1,000 services go on pushing: their
 // pushes wait, and count before any deadline.
 func TestAggregator_LagCondemnsNobody(t *testing.T) {
+	skipUnderRace(t)
 	is := is.New(t)
 	f := newField(t)
 	const checks = 1000

@@ -699,6 +699,7 @@ func TestPartition_LeavesLaterVersionsAlone(t *testing.T) {
 }
 
 func TestAggregator_TellsSilenceInTime(t *testing.T) {
+	skipUnderRace(t)
 	is := is.New(t)
 	f := newField(t)
 	f.aggregator("a1")
