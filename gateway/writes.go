@@ -29,13 +29,10 @@ func (s *Server) writing(ctx context.Context) (context.Context, context.CancelFu
 	return ctx, cancel, nil
 }
 
-// filePrefix begins the origin of what a file of the configuration owns.
-const filePrefix = "file:"
-
 // owned refuses to touch a check that belongs to a file.
 func (s *Server) owned(host, check string) error {
 	e, ok := s.reg.Check(host, check)
-	if file, owned := strings.CutPrefix(e.Registration.Origin, filePrefix); ok && owned {
+	if file, owned := strings.CutPrefix(e.Registration.Origin, events.OriginFile); ok && owned {
 		return refuse(http.StatusConflict, "check %q of %s belongs to the file %s: change it there", check, host, file)
 	}
 	return nil

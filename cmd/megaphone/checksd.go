@@ -12,9 +12,6 @@ import (
 	"github.com/looprock/megaphone/events"
 )
 
-// originFile begins the origin of checks that a file owns; the file's base name follows.
-const originFile = events.OriginFile
-
 const checksDAtOnce = 256 // registrations under way
 
 // registrar is the part of a registry that checks.d needs.
@@ -67,7 +64,7 @@ func (d *checksDir) Sync(ctx context.Context) {
 	for _, name := range names {
 		list, err := d.read(name)
 		if err != nil {
-			broken[originFile+name] = true
+			broken[events.OriginFile+name] = true
 			d.fault(name, err)
 			continue
 		}
@@ -94,7 +91,7 @@ func (d *checksDir) collect(file string, list []events.Registration, wanted map[
 	for _, r := range list {
 		name := checkName{r.Host, r.ID}
 		if first, ok := wanted[name]; ok {
-			fault = fmt.Errorf("check %s is also in %s, which has it", named(r.ID, r.Host), strings.TrimPrefix(first.Origin, originFile))
+			fault = fmt.Errorf("check %s is also in %s, which has it", named(r.ID, r.Host), strings.TrimPrefix(first.Origin, events.OriginFile))
 			continue
 		}
 		wanted[name] = r
@@ -113,7 +110,7 @@ func (d *checksDir) read(name string) ([]events.Registration, error) {
 		if r.Host == "" {
 			r.Host = d.host
 		}
-		r.Origin = originFile + name
+		r.Origin = events.OriginFile + name
 		if r.Host, err = events.ParseHost(r.Host); err == nil {
 			err = r.ValidateStrict()
 		}
@@ -151,7 +148,7 @@ func (d *checksDir) forget(ctx context.Context, wanted map[checkName]events.Regi
 		if stays || broken[r.Origin] || !d.owns(name, r.Origin) {
 			continue
 		}
-		if _, _, err := d.reg.Deregister(ctx, r.Host, r.ID, "gone from "+strings.TrimPrefix(r.Origin, originFile)); err != nil {
+		if _, _, err := d.reg.Deregister(ctx, r.Host, r.ID, "gone from "+strings.TrimPrefix(r.Origin, events.OriginFile)); err != nil {
 			if ctx.Err() == nil {
 				d.log.Error("deregister from checks.d", "host", r.Host, "check", r.ID, "error", err)
 			}
@@ -165,7 +162,7 @@ func (d *checksDir) forget(ctx context.Context, wanted map[checkName]events.Regi
 // owns reports whether a check that some file owns is one of this directory's:
 // other hosts on the bus have files of the same names.
 func (d *checksDir) owns(name checkName, origin string) bool {
-	if !strings.HasPrefix(origin, originFile) {
+	if !strings.HasPrefix(origin, events.OriginFile) {
 		return false
 	}
 	return d.alone || name.host == d.host || d.registered[name] == origin
