@@ -144,7 +144,7 @@ func (p *partition) checkpoint(ctx context.Context) error {
 		r.written()
 		delete(p.dirty, r)
 	}
-	ckpt := events.Checkpoint{V: events.RecordVersion, Results: p.results, Changes: p.changes, Time: events.At(p.now)}
+	ckpt := events.Checkpoint{V: events.RecordVersion, Results: p.results, Stored: p.storedAt, Changes: p.changes, Time: events.At(p.now)}
 	if err := p.storeCheckpoint(ctx, ckpt); err != nil {
 		return err
 	}

@@ -48,11 +48,12 @@ type partition struct {
 	live    bool       // ticks are read; else results that waited come first
 	outages []outageAt // not yet applied, before the partition is live
 
-	results uint64    // position up to which RESULTS is consumed
-	lost    bool      // the end of RESULTS is lost
-	replay  uint64    // ticks up to here were answered by the owner before
-	changes uint64    // position up to which the transitions of the partition are known
-	now     time.Time // the newest bus time seen
+	results  uint64    // position up to which RESULTS is consumed
+	storedAt time.Time // when the result there was stored; zero if unknown
+	lost     bool      // the end of RESULTS is lost
+	replay   uint64    // ticks up to here were answered by the owner before
+	changes  uint64    // position up to which the transitions of the partition are known
+	now      time.Time // the newest bus time seen
 
 	dirty   map[record]struct{} // to be written before the next checkpoint
 	saved   events.Checkpoint   // the last that was written
@@ -313,7 +314,7 @@ func (p *partition) consume(ctx context.Context, m jetstream.Msg) error {
 	if err != nil {
 		return err
 	}
-	p.results, p.behind = position, true
+	p.results, p.storedAt, p.behind = position, now, true
 	if !p.live && (meta.NumPending == 0 || position >= p.replay) {
 		return p.goLive(ctx)
 	}

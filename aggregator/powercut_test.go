@@ -86,6 +86,62 @@ func TestPartition_ResultsAreShorterThanTheState(t *testing.T) {
 	is.Equal(c.state.Status, events.Critical)
 }
 
+// A power cut took the end of RESULTS, and results were stored at its positions
+// before the partition was taken over. They count all the same.
+func TestPartition_ResultsLieAtPositionsThatWereLost(t *testing.T) {
+	n := events.Partition("web01")
+	inState := func(f *field, lost uint64, at time.Time) {
+		s := f.stored("web01", "queue")
+		s.Applied, s.Seen = lost, at
+		f.put(events.StateSubject("web01", "queue"), s)
+	}
+	inCheckpoint := func(f *field, lost uint64, at time.Time) {
+		f.put(events.CheckpointSubject(n), events.Checkpoint{
+			V: 1, Results: lost, Stored: at, Changes: f.last(bus.StreamChanges), Time: events.At(at),
+		})
+	}
+	for name, test := range map[string]struct {
+		know func(f *field, lost uint64, at time.Time)
+		lost uint64
+	}{
+		"a state knows them":                 {inState, 3},
+		"a state knows them and more":        {inState, 30},
+		"the checkpoint knows them":          {inCheckpoint, 3},
+		"the checkpoint knows them and more": {inCheckpoint, 30},
+	} {
+		t.Run(name, func(t *testing.T) {
+			is := is.New(t)
+			f := newField(t)
+			f.register(events.Registration{Host: "web01", ID: "queue", TTL: events.Duration(20 * time.Second)})
+			first := f.partition("first", n)
+			is.NoErr(first.takeOver(t.Context()))
+			pushed := f.push("web01", "queue", events.OK, 0)
+			f.drain(first, func() bool { return first.results >= pushed })
+			is.NoErr(first.checkpoint(t.Context()))
+			first.close()
+			seen := f.stored("web01", "queue").Seen
+			test.know(f, pushed+test.lost, seen.Add(time.Microsecond))
+			after := f.push("web01", "queue", events.Critical, 0)
+			for range 5 {
+				f.push("elsewhere", "x", events.OK, 0)
+			}
+			is.True(after <= pushed+test.lost)
+
+			second := f.partition("second", n)
+			is.NoErr(second.takeOver(t.Context()))
+			c := second.hosts["web01"].check("queue")
+			is.True(NextDeadline(c.state, c.with).Sub(seen) > 20*time.Second) // put off
+			second.close()                                                    // it dies before its first checkpoint
+
+			third := f.partition("third", n)
+			is.NoErr(third.takeOver(t.Context()))
+			defer third.close()
+			f.drain(third, func() bool { return third.results >= after })
+			is.Equal(third.hosts["web01"].check("queue").state.Status, events.Critical)
+		})
+	}
+}
+
 // A registration that was put back has another position, perhaps a lower one;
 // polls by it count, and those by the one that is lost do not.
 func TestReduce_RegistrationPutBack(t *testing.T) {

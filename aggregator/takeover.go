@@ -3,6 +3,7 @@ package aggregator
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -227,8 +228,10 @@ func (p *partition) readResults(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.forget(state.LastSeq)
-	p.results, p.replay = p.saved.Results, state.LastSeq
+	if err := p.forget(ctx, state); err != nil {
+		return err
+	}
+	p.results, p.storedAt, p.replay = p.saved.Results, p.saved.Stored, state.LastSeq
 	if p.saved.V == 0 { // the partition was never held
 		p.results = max(state.FirstSeq, 1) - 1
 		return nil
@@ -244,26 +247,90 @@ func (p *partition) readResults(ctx context.Context) error {
 		return err
 	}
 	if p.saved.Results+1 < state.FirstSeq { // what came meanwhile is no longer kept
-		p.results = state.FirstSeq - 1
+		p.results, p.storedAt = state.FirstSeq-1, time.Time{}
 	}
 	return nil
 }
 
 // forget draws positions back to the end of RESULTS: a power cut may have taken
-// some of it, and what comes next must count. The services were heard in what is
-// lost: their deadlines are put off, as after an outage.
-func (p *partition) forget(last uint64) {
-	known := p.saved.Results
-	p.saved.Results = min(p.saved.Results, last)
+// some of it, and what is stored at those positions, perhaps already, must count.
+// The services were heard in what is lost: their deadlines are put off, as after an
+// outage.
+func (p *partition) forget(ctx context.Context, results jetstream.StreamState) error {
+	known, at := p.saved.Results, p.saved.Stored
 	for _, h := range p.hosts {
 		for _, c := range h.checks {
-			known = max(known, c.state.Applied)
-			c.state.Applied = min(c.state.Applied, last)
+			if c.state.Applied > known {
+				known, at = c.state.Applied, c.state.Seen
+			}
 		}
 	}
-	if p.lost = known > last; p.lost {
-		p.log.Warn("the end of RESULTS is lost, as by a power cut: deadlines are put off", "known", known, "last", last)
+	last, err := p.keptOf(ctx, results, known, at)
+	if err != nil || known <= last {
+		return err
 	}
+	p.log.Warn("the end of RESULTS is lost, as by a power cut: deadlines are put off", "known", known, "last", last)
+	p.lost, p.behind = true, true
+	if p.saved.Results > last {
+		p.saved.Results, p.saved.Stored = last, time.Time{}
+	}
+	for _, h := range p.hosts {
+		for _, c := range h.checks {
+			if c.state.Applied > last {
+				c.state.Applied = last
+				p.dirty[c] = struct{}{}
+			}
+		}
+	}
+	return nil
+}
+
+// keptOf returns up to where RESULTS is as it was when a result that was stored at
+// the time at lay at the position known; known or more if nothing is lost. Others
+// may lie at the lost positions already: they were all stored later.
+func (p *partition) keptOf(ctx context.Context, results jetstream.StreamState, known uint64, at time.Time) (uint64, error) {
+	if known < results.FirstSeq || at.IsZero() {
+		return results.LastSeq, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if known <= results.LastSeq {
+		there, err := p.storedWhen(ctx, known)
+		if err != nil || there.IsZero() || there.Equal(at) {
+			return known, err
+		}
+	}
+	later := at.Add(1)
+	r, err := read(ctx, p.a.cfg.Conn, bus.StreamResults, jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &later})
+	if err != nil {
+		return 0, err
+	}
+	defer r.close()
+	if r.pending == 0 {
+		return results.LastSeq, nil
+	}
+	_, meta, err := r.next(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return meta.Sequence.Stream - 1, nil
+}
+
+// storedWhen returns when the result at a position was stored; zero if it is no
+// longer kept.
+func (p *partition) storedWhen(ctx context.Context, position uint64) (time.Time, error) {
+	s, err := p.a.cfg.Conn.JetStream().Stream(ctx, bus.StreamResults)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("ask for the stream %s: %w", bus.StreamResults, err)
+	}
+	m, err := s.GetMsg(ctx, position)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return time.Time{}, nil
+	}
+	if err != nil {
+		return time.Time{}, fmt.Errorf("read the result at %d: %w", position, err)
+	}
+	return m.Time, nil
 }
 
 // recall notes a result whose effects are in the state as the last one.
@@ -306,6 +373,9 @@ func (p *partition) readRegistrations(ctx context.Context) error {
 	if p.saved.V > 0 && (p.results > p.saved.Results || p.lost) {
 		p.putOff(Outage{From: p.saved.Time.Time, To: p.now}, p.now)
 	}
+	if p.lost { // at once: results are being stored at the positions that are known
+		return p.checkpoint(ctx)
+	}
 	return nil
 }
 
@@ -346,7 +416,9 @@ func (p *partition) follow(ctx context.Context) error {
 	if r.pending <= fewResults {
 		if r.pending == 0 {
 			// Nothing came for this partition up to the end as it was before.
-			p.results = max(p.results, p.replay)
+			if p.replay > p.results {
+				p.results, p.storedAt = p.replay, time.Time{}
+			}
 		}
 		p.reader, p.live = r, true
 		return nil

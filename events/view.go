@@ -1,6 +1,9 @@
 package events
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"time"
+)
 
 // HostView is a host as readers see it.
 type HostView struct {
@@ -158,5 +161,9 @@ type Checkpoint struct {
 	V       int    `json:"v"`
 	Results uint64 `json:"results"`
 	Changes uint64 `json:"changes"`
-	Time    Time   `json:"time"` // bus time of the result at Results
+	Time    Time   `json:"time"` // bus time up to which deadlines were looked at
+
+	// Stored is when the result at Results was stored: it tells it from another at
+	// the same position, after a power cut. Zero where that is not known.
+	Stored time.Time `json:"stored,omitzero"`
 }
