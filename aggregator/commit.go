@@ -165,16 +165,24 @@ func (p *partition) storeCheckpoint(ctx context.Context, ckpt events.Checkpoint)
 }
 
 func (p *partition) streamState(ctx context.Context, name string) (jetstream.StreamState, error) {
+	s, err := p.stream(ctx, name)
+	if err != nil {
+		return jetstream.StreamState{}, err
+	}
+	return s.CachedInfo().State, nil
+}
+
+// stream asks for a stream as it is now.
+func (p *partition) stream(ctx context.Context, name string) (jetstream.Stream, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	before := time.Now()
 	s, err := p.a.cfg.Conn.JetStream().Stream(ctx, name)
 	if err != nil {
-		return jetstream.StreamState{}, fmt.Errorf("ask for the stream %s: %w", name, err)
+		return nil, fmt.Errorf("ask for the stream %s: %w", name, err)
 	}
-	info := s.CachedInfo()
 	if name == bus.StreamResults { // whose time decides; in a cluster that of others may differ
-		p.observe(before, time.Now(), info.TimeStamp)
+		p.observe(before, time.Now(), s.CachedInfo().TimeStamp)
 	}
-	return info.State, nil
+	return s, nil
 }

@@ -3,7 +3,6 @@ package aggregator
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
@@ -224,13 +223,14 @@ func (p *partition) adoptHost(subject string, b []byte, changed bool) error {
 // readResults finds out what the last results were: what is not written with
 // each of them is read again. Those after the checkpoint will be consumed.
 func (p *partition) readResults(ctx context.Context) error {
-	state, err := p.streamState(ctx, bus.StreamResults)
+	s, err := p.stream(ctx, bus.StreamResults)
 	if err != nil {
 		return err
 	}
-	if err := p.forget(ctx, state); err != nil {
+	if err := p.forget(ctx, s); err != nil {
 		return err
 	}
+	state := s.CachedInfo().State
 	p.results, p.storedAt, p.replay = p.saved.Results, p.saved.Stored, state.LastSeq
 	if p.saved.V == 0 { // the partition was never held
 		p.results = max(state.FirstSeq, 1) - 1
@@ -256,20 +256,22 @@ func (p *partition) readResults(ctx context.Context) error {
 // some of it, and what is stored at those positions, perhaps already, must count.
 // The services were heard in what is lost: their deadlines are put off, as after an
 // outage.
-func (p *partition) forget(ctx context.Context, results jetstream.StreamState) error {
-	known, at := p.saved.Results, p.saved.Stored
+func (p *partition) forget(ctx context.Context, results jetstream.Stream) error {
+	known := bus.Place{Position: p.saved.Results, Stored: p.saved.Stored}
 	for _, h := range p.hosts {
 		for _, c := range h.checks {
-			if c.state.Applied > known {
-				known, at = c.state.Applied, c.state.Seen
+			if c.state.Applied > known.Position {
+				known = bus.Place{Position: c.state.Applied, Stored: c.state.Seen}
 			}
 		}
 	}
-	last, err := p.keptOf(ctx, results, known, at)
-	if err != nil || known <= last {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	last, err := bus.Kept(ctx, results, known)
+	if err != nil || known.Position == last {
 		return err
 	}
-	p.log.Warn("the end of RESULTS is lost, as by a power cut: deadlines are put off", "known", known, "last", last)
+	p.log.Warn("the end of RESULTS is lost, as by a power cut: deadlines are put off", "known", known.Position, "last", last)
 	p.lost, p.behind = true, true
 	if p.saved.Results > last {
 		p.saved.Results, p.saved.Stored = last, time.Time{}
@@ -283,54 +285,6 @@ func (p *partition) forget(ctx context.Context, results jetstream.StreamState) e
 		}
 	}
 	return nil
-}
-
-// keptOf returns up to where RESULTS is as it was when a result that was stored at
-// the time at lay at the position known; known or more if nothing is lost. Others
-// may lie at the lost positions already: they were all stored later.
-func (p *partition) keptOf(ctx context.Context, results jetstream.StreamState, known uint64, at time.Time) (uint64, error) {
-	if known < results.FirstSeq || at.IsZero() {
-		return results.LastSeq, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	if known <= results.LastSeq {
-		there, err := p.storedWhen(ctx, known)
-		if err != nil || there.IsZero() || there.Equal(at) {
-			return known, err
-		}
-	}
-	later := at.Add(1)
-	r, err := read(ctx, p.a.cfg.Conn, bus.StreamResults, jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &later})
-	if err != nil {
-		return 0, err
-	}
-	defer r.close()
-	if r.pending == 0 {
-		return results.LastSeq, nil
-	}
-	_, meta, err := r.next(ctx)
-	if err != nil {
-		return 0, err
-	}
-	return meta.Sequence.Stream - 1, nil
-}
-
-// storedWhen returns when the result at a position was stored; zero if it is no
-// longer kept.
-func (p *partition) storedWhen(ctx context.Context, position uint64) (time.Time, error) {
-	s, err := p.a.cfg.Conn.JetStream().Stream(ctx, bus.StreamResults)
-	if err != nil {
-		return time.Time{}, fmt.Errorf("ask for the stream %s: %w", bus.StreamResults, err)
-	}
-	m, err := s.GetMsg(ctx, position)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return time.Time{}, nil
-	}
-	if err != nil {
-		return time.Time{}, fmt.Errorf("read the result at %d: %w", position, err)
-	}
-	return m.Time, nil
 }
 
 // recall notes a result whose effects are in the state as the last one.

@@ -332,9 +332,9 @@ func syncDir(dir string) error {
 
 // journalInfo is what a whole registrations file says.
 type journalInfo struct {
-	head     journalHead
-	position uint64 // up to which it goes
-	lines    int
+	head  journalHead
+	last  Place // up to where it goes
+	lines int
 }
 
 // readJournal reads the file at path and calls each with its lines, in order. A
@@ -356,7 +356,9 @@ func readJournal(path string, log *slog.Logger, each func(journalLine) error) (j
 	for n := 1; ; n++ {
 		b, err := r.ReadBytes('\n')
 		if errors.Is(err, io.EOF) {
-			info.position = max(info.position, info.head.Position)
+			if info.head.Position > info.last.Position {
+				info.last = Place{Position: info.head.Position}
+			}
 			return info, nil
 		}
 		if err != nil {
@@ -374,7 +376,9 @@ func readJournal(path string, log *slog.Logger, each func(journalLine) error) (j
 			continue
 		}
 		info.lines++
-		info.position = max(info.position, l.Position)
+		if l.Position > info.last.Position {
+			info.last = Place{l.Position, l.Stored}
+		}
 		if err := each(l); err != nil {
 			return info, err
 		}

@@ -150,6 +150,7 @@ type index struct {
 	selects  []*OverrideEntry  // by name
 	ended    map[string]uint64 // subject -> position of the event that ended what was there
 	position uint64            // last applied
+	stored   time.Time         // when that was stored
 }
 
 type hostIndex struct {
@@ -176,7 +177,7 @@ func byName(e *OverrideEntry, name string) int {
 // apply takes the records in the order of the stream, whatever their positions:
 // a stream that was restored may go back.
 func (ix *index) apply(r record) RegistryChange {
-	ix.position = r.position
+	ix.position, ix.stored = r.position, r.stored
 	if r.check == nil && r.host == nil && r.override == nil {
 		ix.ended[r.subject] = r.position
 	} else {

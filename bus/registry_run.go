@@ -58,12 +58,16 @@ func (r *Registry) session(ctx context.Context, well func()) error {
 	if err != nil {
 		return fmt.Errorf("ask for the stream %s: %w", StreamRegistrations, err)
 	}
-	info := s.CachedInfo()
+	last := r.place()
+	kept, err := Kept(ctx, s, last)
+	if err != nil {
+		return fmt.Errorf("look at the stream %s: %w", StreamRegistrations, err)
+	}
 	var f *follower
-	if info.Created.Equal(r.created) && info.State.LastSeq >= r.Position() && r.journal.broken() == nil {
-		f, err = r.c.follow(ctx, StreamRegistrations, r.Position()+1)
+	if s.CachedInfo().Created.Equal(r.created) && kept == last.Position && r.journal.broken() == nil {
+		f, err = r.c.follow(ctx, StreamRegistrations, last.Position+1)
 	} else {
-		f, err = r.load(ctx, info)
+		f, err = r.load(ctx, s)
 	}
 	if err != nil {
 		return err
@@ -111,7 +115,7 @@ func (r *Registry) watchReload(ctx context.Context, cancel context.CancelCauseFu
 func (r *Registry) take(m jetstream.Msg, meta *jetstream.MsgMetadata) error {
 	rec, e, err := readRecord(m, meta.Sequence.Stream, meta.Timestamp)
 	if err != nil {
-		r.skip(rec.position)
+		r.skip(rec)
 		r.invalid(invalidEvent{m.Subject(), rec.position, err.Error(), m.Data()})
 		return nil
 	}
@@ -132,11 +136,18 @@ func (r *Registry) take(m jetstream.Msg, meta *jetstream.MsgMetadata) error {
 	return nil
 }
 
-// skip notes a position at which nothing changed.
-func (r *Registry) skip(position uint64) {
+// place is where the last message lies that was applied or skipped.
+func (r *Registry) place() Place {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return Place{r.ix.position, r.ix.stored}
+}
+
+// skip notes a record that changes nothing.
+func (r *Registry) skip(rec record) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.ix.position = position
+	r.ix.position, r.ix.stored = rec.position, rec.stored
 	r.announce()
 }
 
@@ -172,6 +183,7 @@ func (r *Registry) invalid(ev invalidEvent) {
 // into an index of its own, so that the last copy is read until it is whole.
 type loading struct {
 	r        *Registry
+	stream   jetstream.Stream
 	info     *jetstream.StreamInfo
 	f        *follower
 	ix       *index
@@ -183,8 +195,9 @@ type loading struct {
 
 // load makes the copy and both files anew. Where the stream is new or shorter
 // than the registrations file, it is filled from that first.
-func (r *Registry) load(ctx context.Context, info *jetstream.StreamInfo) (f *follower, err error) {
-	l := &loading{r: r, info: info, ix: newIndex(), refilled: map[string]uint64{}, invalid: map[string]invalidEvent{}}
+func (r *Registry) load(ctx context.Context, s jetstream.Stream) (f *follower, err error) {
+	info := s.CachedInfo()
+	l := &loading{r: r, stream: s, info: info, ix: newIndex(), refilled: map[string]uint64{}, invalid: map[string]invalidEvent{}}
 	if l.f, err = r.c.follow(ctx, StreamRegistrations, 0); err != nil {
 		return nil, err
 	}
@@ -264,15 +277,28 @@ func (l *loading) fromJournal(ctx context.Context) (known map[string]bool, lines
 		// It can neither be used nor overwritten without a loss.
 		return known, 0, r.setAside(err)
 	}
-	state := l.info.State
-	refill := info.lines > 0 && (state.Msgs == 0 || state.LastSeq < info.position || !info.head.Created.Equal(l.info.Created))
-	if !refill {
+	kept, err := l.kept(ctx, info)
+	if err != nil {
+		return known, info.lines, err
+	}
+	if info.lines == 0 || kept == info.last.Position {
 		return known, info.lines, l.keepFormer(behind)
 	}
+	maps.DeleteFunc(behind, func(subject string, _ journalLine) bool {
+		return kept > 0 && l.ix.at(subject) > kept // somebody replaced what was lost
+	})
 	r.log.Warn("registrations on the bus are new or shorter than the file: they are filled from it",
-		"file", r.o.File, "file_position", info.position, "bus_position", state.LastSeq, "missing", len(behind))
+		"file", r.o.File, "file_position", info.last.Position, "bus_position", kept, "missing", len(behind))
 	missing := slices.SortedFunc(maps.Values(behind), func(a, b journalLine) int { return cmp.Compare(a.Position, b.Position) })
 	return known, info.lines, l.refill(ctx, missing)
+}
+
+// kept returns up to where the stream is what the file is a copy of; 0 for another.
+func (l *loading) kept(ctx context.Context, file journalInfo) (uint64, error) {
+	if l.info.State.Msgs == 0 || !file.head.Created.Equal(l.info.Created) {
+		return 0, nil
+	}
+	return Kept(ctx, l.stream, file.last)
 }
 
 // before reports whether the stream has nothing on the line's subject, or
@@ -293,13 +319,13 @@ func (l *loading) keepFormer(lines map[string]journalLine) error {
 		if !ok {
 			continue
 		}
-		position := l.ix.position
+		position, stored := l.ix.position, l.ix.stored
 		rec, _, err := readRecord(Plain(Message(subject, line.Event)), line.Position, line.Stored)
 		if err != nil {
 			continue // the file is no better
 		}
 		l.ix.apply(rec)
-		l.ix.position = position
+		l.ix.position, l.ix.stored = position, stored
 		l.write(line)
 	}
 	return nil
@@ -437,7 +463,7 @@ func (l *loading) readWhile(ctx context.Context, more func(*jetstream.MsgMetadat
 func (l *loading) take(m jetstream.Msg, meta *jetstream.MsgMetadata) error {
 	rec, e, err := readRecord(m, meta.Sequence.Stream, meta.Timestamp)
 	if err != nil {
-		l.ix.position = meta.Sequence.Stream
+		l.ix.position, l.ix.stored = meta.Sequence.Stream, meta.Timestamp
 		l.invalid[m.Subject()] = invalidEvent{m.Subject(), meta.Sequence.Stream, err.Error(), m.Data()}
 		return nil
 	}

@@ -67,7 +67,7 @@ func (c *Conn) Watch(ctx context.Context, o WatchOptions) iter.Seq2[Change, erro
 	return func(yield func(Change, error) bool) {
 		w := watcher{c: c, o: o, yield: yield, next: o.After + 1, resume: o.After > 0, mark: o.Mark, seen: map[string]seen{}}
 		for {
-			err := w.read(ctx)
+			err := w.session(ctx)
 			if errors.Is(err, errBroken) || ctx.Err() != nil {
 				return
 			}
@@ -114,6 +114,7 @@ type watcher struct {
 	yield  func(Change, error) bool
 	next   uint64 // position to go on with
 	resume bool   // next is to be used
+	last   Place  // of the last message read; zero before the first
 	mark   bool   // Complete is to be told
 	began  bool   // a gateway has answered
 	target uint64 // the last position when the reading began
@@ -128,6 +129,18 @@ func (w *watcher) say(ch Change, err error) error {
 		return errBroken
 	}
 	return nil
+}
+
+// session reads until something is in doubt: also until a lost connection is back,
+// because the server may have lost some of the stream.
+func (w *watcher) session(ctx context.Context) error {
+	ctx, stop := w.c.untilReconnect(ctx)
+	defer stop()
+	err := w.read(ctx)
+	if ctx.Err() == nil || errors.Is(err, errBroken) {
+		return err
+	}
+	return context.Cause(ctx)
 }
 
 // read yields until reading fails.
@@ -194,7 +207,7 @@ func (w *watcher) take(ctx context.Context, m jetstream.Msg) error {
 	} else if err := w.tell(ctx, m.Subject(), ch); err != nil {
 		return err
 	}
-	w.next, w.resume = meta.Sequence.Stream+1, true
+	w.next, w.resume, w.last = meta.Sequence.Stream+1, true, Place{meta.Sequence.Stream, meta.Timestamp}
 	if meta.NumPending > 0 && w.next <= w.target {
 		return nil
 	}
@@ -247,10 +260,11 @@ func (w *watcher) config() jetstream.OrderedConsumerConfig {
 // change. Where the position to resume after is older than the oldest that is
 // kept, or newer than the newest, a gap is yielded.
 func (w *watcher) place(ctx context.Context) error {
-	state, err := w.changes(ctx)
+	s, err := w.changes(ctx)
 	if err != nil {
 		return err
 	}
+	state := s.CachedInfo().State
 	w.target = state.LastSeq
 	switch {
 	case !w.resume && (w.o.FromStart || !w.o.Since.IsZero()):
@@ -260,12 +274,26 @@ func (w *watcher) place(ctx context.Context) error {
 		return nil
 	case w.next < state.FirstSeq:
 		return w.gap(ctx, &GapError{After: w.next - 1, Resume: state.FirstSeq - 1, From: w.next, Until: state.FirstSeq - 1})
-	case w.next > state.LastSeq+1:
-		// What was stored last is gone, with its numbers: they are used again.
-		clear(w.seen)
-		return w.gap(ctx, &GapError{After: w.next - 1, Resume: state.LastSeq, From: state.LastSeq + 1, Until: w.next - 1})
 	}
-	return nil
+	kept, err := w.kept(ctx, s)
+	if err != nil || kept == w.next-1 {
+		return err
+	}
+	// What was stored last is gone, with its numbers: they are used again.
+	clear(w.seen)
+	w.last = Place{}
+	return w.gap(ctx, &GapError{After: w.next - 1, Resume: kept, From: kept + 1, Until: w.next - 1})
+}
+
+// kept returns up to where the stream still is what was read, at most w.next-1.
+func (w *watcher) kept(ctx context.Context, s jetstream.Stream) (uint64, error) {
+	if w.last.Position > 0 {
+		kept, err := Kept(ctx, s, w.last)
+		if err != nil || kept < w.last.Position {
+			return kept, err
+		}
+	}
+	return min(w.next-1, s.CachedInfo().State.LastSeq), nil
 }
 
 // gap tells that positions are missing, and goes on after them.
@@ -284,21 +312,20 @@ func (w *watcher) gap(ctx context.Context, gap *GapError) error {
 	return nil
 }
 
-// changes asks for the state of the stream. Right after another node of a cluster
-// took over, it may know less than what was read before; that passes.
-func (w *watcher) changes(ctx context.Context) (jetstream.StreamState, error) {
+// changes asks for the stream. Right after another node of a cluster took over, it
+// may know less than what was read before; that passes.
+func (w *watcher) changes(ctx context.Context) (jetstream.Stream, error) {
 	for try := 0; ; try++ {
 		s, err := w.c.js.Stream(ctx, StreamChanges)
 		if err != nil {
-			return jetstream.StreamState{}, fmt.Errorf("ask for the stream %s: %w", StreamChanges, err)
+			return nil, fmt.Errorf("ask for the stream %s: %w", StreamChanges, err)
 		}
-		state := s.CachedInfo().State
-		if !w.resume || w.next <= state.LastSeq+1 || try == behindTries {
-			return state, nil
+		if !w.resume || w.next <= s.CachedInfo().State.LastSeq+1 || try == behindTries {
+			return s, nil
 		}
 		select {
 		case <-ctx.Done():
-			return state, ctx.Err()
+			return nil, ctx.Err()
 		case <-time.After(watchPause):
 		}
 	}

@@ -81,9 +81,9 @@ func (f *Follower) lastHeard() time.Time {
 // consumers, before it counts as away.
 const quietTime = 5 * time.Second
 
-// errRecreated ends the following of streams that were made anew: numbers begin
-// again, so that nothing of the former view may stay.
-var errRecreated = errors.New("a stream was made anew")
+// errRecreated ends the following of streams that were made anew, or lost their end:
+// numbers begin again, so that nothing of the former view may stay.
+var errRecreated = errors.New("a stream was made anew, or is shorter than it was")
 
 var errReconnected = errors.New("the bus connection was lost and is back")
 
@@ -197,8 +197,9 @@ type source struct {
 	begin func(created time.Time, position uint64) // told when what was there has been read; may be nil
 
 	created time.Time
-	next    uint64 // position to go on with
-	live    bool   // what was there at the start has been read
+	next    uint64    // position to go on with
+	last    bus.Place // of the last message read; zero before the first
+	live    bool      // what was there at the start has been read
 	loaded  chan struct{}
 }
 
@@ -226,10 +227,14 @@ func (s *source) read(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	switch created := stream.CachedInfo().Created; {
-	case s.created.IsZero():
-		s.created = created
-	case !s.created.Equal(created) || stream.CachedInfo().State.LastSeq+1 < s.next:
+	if s.created.IsZero() {
+		s.created = stream.CachedInfo().Created
+	}
+	kept, err := bus.Kept(ctx, stream, s.last)
+	switch {
+	case err != nil:
+		return err
+	case !s.created.Equal(stream.CachedInfo().Created), kept != s.last.Position:
 		return errRecreated
 	}
 	if first := stream.CachedInfo().State.FirstSeq; s.live && s.begin != nil && s.next < first {
@@ -308,7 +313,7 @@ func (s *source) one(m jetstream.Msg) {
 	}
 	s.f.heard.Store(time.Now().UnixNano())
 	s.apply(m, meta, s.live)
-	s.next = max(s.next, meta.Sequence.Stream+1)
+	s.next, s.last = meta.Sequence.Stream+1, bus.Place{Position: meta.Sequence.Stream, Stored: meta.Timestamp}
 	if meta.NumPending == 0 {
 		s.goLive(meta.Sequence.Stream)
 	}

@@ -197,7 +197,7 @@ func (c *checkEntry) adopt(s events.CheckState) {
 	had := c.state
 	c.state, c.number, c.applied = s, s.Number, s.Applied
 	c.pendings.Number = s.Number
-	if had.Applied > s.Applied && c.known() {
+	if after(had.Applied, had.Seen, s) && c.known() {
 		c.state.Applied, c.state.Seen = had.Applied, had.Seen
 		c.state.Observed, c.state.LatencySeconds = had.Observed, had.LatencySeconds
 		if had.Order.After(s.Order) {
@@ -263,7 +263,17 @@ func (v *View) sweep() {
 	}
 }
 
+// after reports whether a result came after the last one that a state counts: also
+// where its position is lower but it was stored later, because a power cut took the
+// end of RESULTS and its positions are given again.
+func after(position uint64, stored time.Time, s events.CheckState) bool {
+	return position > s.Applied || !s.Seen.IsZero() && stored.After(s.Seen)
+}
+
 func (c *checkEntry) count(in bus.Incoming) {
+	if in.Position <= c.state.Applied && after(in.Position, in.Stored, c.state) {
+		c.state.Applied = in.Position - 1
+	}
 	if in.Polled {
 		c.reg = max(c.reg, in.Result.Reg)
 	}

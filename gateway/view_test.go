@@ -172,10 +172,11 @@ func TestViewSoftFields(t *testing.T) {
 	is.Equal(v.a(t).Document, nil)
 	v.ApplyResult(polledAt(10, 1, events.OK, "first")) // after its transition
 	is.Equal(string(v.a(t).Document), `{"n":10}`)
-	v.ApplyResult(polledAt(11, 2, events.OK, "second"))
+	second := polledAt(11, 2, events.OK, "second")
+	v.ApplyResult(second)
 	is.Equal(v.a(t).Message, "second")
 	v.ApplyResult(polledAt(12, 2, events.OK, "duplicate"))
-	v.ApplyResult(polledAt(11, 3, events.OK, "repeated"))
+	v.ApplyResult(second)
 	push := polledAt(13, 0, events.Critical, "a stranger's push")
 	push.Polled = false
 	v.ApplyResult(push)
@@ -191,6 +192,31 @@ func TestViewSoftFields(t *testing.T) {
 	v.ApplyCheck(record(2, 14, events.Critical, "down"), true) // its snapshot, later
 	is.Equal(v.a(t).Message, "still down")
 	is.Equal(string(v.a(t).Document), `{"n":15}`)
+}
+
+// A power cut took the end of RESULTS, and what came next lies at its positions: it
+// is shown, whether or not the record that knows the lost positions comes first.
+func TestViewPositionsThatWereLost(t *testing.T) {
+	old := record(1, 20, events.OK, "before")
+	old.Seen = time.Now().Add(-time.Minute)
+	former := record(1, 5, events.OK, "long before")
+	former.Seen = old.Seen.Add(-time.Minute)
+	again := polledAt(12, 1, events.OK, "after")
+	for name, come := range map[string]func(v *View){
+		"record, result":                func(v *View) { v.ApplyCheck(old, true); v.ApplyResult(again) },
+		"result, record":                func(v *View) { v.ApplyResult(again); v.ApplyCheck(old, true) },
+		"former record, result, record": func(v *View) { v.ApplyCheck(former, false); v.ApplyResult(again); v.ApplyCheck(old, true) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			is := is.New(t)
+			v, _ := viewOf(false)
+			come(v)
+			is.Equal(v.a(t).Message, "after")
+			v.ApplyResult(again) // no more than once
+			v.ApplyResult(polledAt(13, 2, events.OK, "next"))
+			is.Equal(v.a(t).Message, "next")
+		})
+	}
 }
 
 func TestViewCachesAnswers(t *testing.T) {
