@@ -96,7 +96,9 @@ func (p *partition) readState(ctx context.Context) error {
 	return readUpTo(ctx, p.a.cfg.Conn, bus.StreamState, cfg, p.stateFence, func(m jetstream.Msg, meta *jetstream.MsgMetadata) error {
 		switch m.Subject() {
 		case events.CheckpointSubject(p.n):
-			return p.decode(m.Subject(), m.Data(), &p.saved)
+			var err error
+			p.saved, err = decode(p, m.Subject(), m.Data(), func(c events.Checkpoint) int { return c.V })
+			return err
 		case events.StateFenceSubject(p.n):
 			p.now = meta.Timestamp
 			return nil
@@ -105,23 +107,27 @@ func (p *partition) readState(ctx context.Context) error {
 	})
 }
 
-// decode reads a record into v. One of a later version is an error; one that
-// cannot be read is left out: v stays as it is.
-func (p *partition) decode(subject string, b []byte, v any) error {
-	var head struct {
-		V int `json:"v"`
+// decode reads a record. One of a later version is an error; one that cannot be
+// read is left out: the zero T.
+func decode[T any](p *partition, subject string, b []byte, version func(T) int) (v T, err error) {
+	var none T
+	err = json.Unmarshal(b, &v)
+	number := version(v)
+	if err != nil { // a later version may say the same things in another way
+		var head struct {
+			V int `json:"v"`
+		}
+		_ = json.Unmarshal(b, &head) // zero where not even that can be read
+		number = head.V
 	}
-	err := json.Unmarshal(b, &head)
-	if head.V > events.RecordVersion {
-		return fmt.Errorf("read %s: %w: %d, this one knows %d", subject, errVersion, head.V, events.RecordVersion)
-	}
-	if err == nil {
-		err = json.Unmarshal(b, v)
+	if number > events.RecordVersion {
+		return none, fmt.Errorf("read %s: %w: %d, this one knows %d", subject, errVersion, number, events.RecordVersion)
 	}
 	if err != nil {
 		p.log.Error("a record is unreadable and left out", "subject", subject, "error", err)
+		return none, nil
 	}
-	return nil
+	return v, nil
 }
 
 // readChanges adopts the transitions that were committed after the checkpoint,
@@ -178,15 +184,16 @@ func (p *partition) recallCause(name string, m jetstream.Msg) {
 // adopt takes a state as it was stored, if its number is higher than what is
 // known. changed says that it comes from a transition: STATE does not have it.
 func (p *partition) adopt(subject string, b []byte, changed bool) error {
-	var to struct{ Host, Check string }
-	if json.Unmarshal(b, &to) == nil && to.Check == "" {
-		return p.adoptHost(subject, b, changed)
-	}
-	var s events.CheckState
-	if err := p.decode(subject, b, &s); err != nil || s.Host == "" {
+	// The record of a host has the same fields, but for the check.
+	s, err := decode(p, subject, b, func(s events.CheckState) int { return s.V })
+	if err != nil || s.Host == "" {
 		return err
 	}
 	h := p.host(s.Host)
+	if s.Check == "" {
+		p.adoptHost(h, s, changed)
+		return nil
+	}
 	c := h.check(s.Check)
 	if c == nil {
 		c = &check{}
@@ -204,20 +211,17 @@ func (p *partition) adopt(subject string, b []byte, changed bool) error {
 	return nil
 }
 
-func (p *partition) adoptHost(subject string, b []byte, changed bool) error {
-	var s events.HostState
-	if err := p.decode(subject, b, &s); err != nil || s.Host == "" {
-		return err
-	}
-	h := p.host(s.Host)
+func (p *partition) adoptHost(h *host, s events.CheckState, changed bool) {
 	if h.state.Phase != "" && s.Number <= h.state.Number {
-		return nil
+		return
 	}
-	h.state = s
+	h.state = events.HostState{
+		V: s.V, Host: s.Host, Number: s.Number, Status: s.Status, Phase: s.Phase, Reported: s.Reported, Since: s.Since,
+		Labels: s.Labels, Override: s.Override, OverPos: s.OverPos, Ended: s.Ended,
+	}
 	if changed {
 		p.dirty[h] = struct{}{}
 	}
-	return nil
 }
 
 // readResults finds out what the last results were: what is not written with

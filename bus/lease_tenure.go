@@ -25,7 +25,8 @@ type tenure struct {
 	revision uint64    // of the last renewal
 	epoch    uint64    // revision of the acquisition
 	began    time.Time // when it was acquired
-	returned bool      // hold returned by itself; read after run, as again
+	returned bool      // hold returned by itself; read after run, as again and lost
+	lost     bool      // it could not be renewed in time, or another has it
 	again    time.Time // when the partition may be tried again
 	note     string    // for the next holder; written while hold runs
 }
@@ -58,10 +59,9 @@ func (t *tenure) run(ctx context.Context, hold func(context.Context, Lease)) {
 			leave: func(note string) { t.note = note },
 		})
 	}()
-	lost := t.keep(hctx, cancel, valid, done)
+	t.lost = t.keep(hctx, cancel, valid, done)
 	valid.end()
-	if lost {
-		t.l.log.Warn("lease lost", "partition", t.partition, "epoch", t.epoch)
+	if t.lost {
 		return
 	}
 	select {

@@ -280,12 +280,31 @@ func (m *leaseManager) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case e := <-m.ended:
-			delete(m.tenures, e.partition)
-			m.again[e.partition] = m.rest(e, time.Now())
+			m.over(e)
 		case <-m.l.nudge:
 		case <-t.C:
 		}
 		m.look(ctx, time.Now())
+	}
+}
+
+// over takes note of the end of a tenure, and of all that ended with it: a bus that
+// is away takes all of them, which is one line of the log.
+func (m *leaseManager) over(e *tenure) {
+	lost := 0
+	for {
+		delete(m.tenures, e.partition)
+		m.again[e.partition] = m.rest(e, time.Now())
+		if e.lost {
+			lost++
+		}
+		if len(m.ended) == 0 {
+			break
+		}
+		e = <-m.ended
+	}
+	if lost > 0 {
+		m.l.log.Warn("leases lost", "partitions", lost)
 	}
 }
 
