@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/looprock/megaphone/events"
@@ -45,7 +46,6 @@ var errNotPlain = errors.New("not a plain answer")
 
 const (
 	maxOther      = 10_000 // URLs that are remembered not to be plain; beyond it all are forgotten
-	maxInformal   = 5      // answers 1xx before the answer, as in net/http
 	sweepInterval = 10 * time.Second
 )
 
@@ -137,29 +137,34 @@ func (w *wire) ask(ctx context.Context, req *http.Request) (resp *http.Response,
 	if err != nil {
 		return nil, nil, false, fmt.Errorf("read answer: %w", err)
 	}
-	again = whole && !resp.Close && resp.StatusCode != http.StatusSwitchingProtocols && w.in.Buffered() == 0
+	again = whole && !resp.Close && resp.StatusCode >= http.StatusOK && w.in.Buffered() == 0
 	return resp, body, again, nil
 }
 
-// answer reads the head of an answer.
+// answer reads the head of an answer. Answers 1xx before it count towards what its
+// headers may have, as in net/http.
 func (w *wire) answer(req *http.Request) (*http.Response, error) {
 	w.limit.N = maxHeaders
 	if _, err := w.in.Peek(1); err != nil {
 		return nil, fmt.Errorf("%w: %w", errUnused, err)
 	}
-	for range maxInformal {
+	for {
 		resp, err := http.ReadResponse(w.in, req)
 		switch {
 		case err != nil && w.limit.N <= 0:
 			return nil, fmt.Errorf("the headers of the answer are larger than %d bytes", maxHeaders)
 		case err != nil:
 			return nil, err
-		case resp.StatusCode == http.StatusSwitchingProtocols || resp.StatusCode >= http.StatusOK:
+		case !isInformal(resp.StatusCode):
 			w.limit.N = math.MaxInt64
 			return resp, nil
 		}
 	}
-	return nil, errors.New("too many answers 1xx")
+}
+
+// isInformal reports whether another answer follows one with this code.
+func isInformal(code int) bool {
+	return code >= http.StatusContinue && code < http.StatusOK && code != http.StatusSwitchingProtocols
 }
 
 // readBody reads the body, and whether that was all of it.
@@ -183,8 +188,11 @@ func readBody(resp *http.Response) (body []byte, whole bool, err error) {
 
 // take returns an idle connection, used, or a new one.
 func (d *direct) take(ctx context.Context, addr string) (w *wire, used bool, err error) {
-	if w := d.idleAt(addr); w != nil {
-		return w, true, nil
+	for w := d.idleAt(addr); w != nil; w = d.idleAt(addr) {
+		if w.isQuiet() {
+			return w, true, nil
+		}
+		w.Close()
 	}
 	c, err := d.dial(ctx, "tcp", addr)
 	if err != nil {
@@ -196,6 +204,26 @@ func (d *direct) take(ctx context.Context, addr string) (w *wire, used bool, err
 	return w, false, nil
 }
 
+// isQuiet reports whether nothing came since the last answer: not the end of the
+// connection, nor anything that nobody asked for, which would be taken for the
+// answer to the next request.
+func (w *wire) isQuiet() bool {
+	c, ok := w.Conn.(syscall.Conn)
+	if !ok {
+		return true
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var came error
+	err = raw.Control(func(fd uintptr) { // not Read, for which the deadline of the last request counts
+		_, came = syscall.Read(int(fd), make([]byte, 1))
+	})
+	return err == nil && errors.Is(came, syscall.EAGAIN)
+}
+
+// idleAt returns the connection to addr that was used last, nil for none.
 func (d *direct) idleAt(addr string) *wire {
 	d.mu.Lock()
 	defer d.mu.Unlock()

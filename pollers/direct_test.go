@@ -2,15 +2,21 @@ package pollers
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"reflect"
 	"strings"
+	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -56,6 +62,10 @@ func answerOK(headers string) string {
 	return fmt.Sprintf("HTTP/1.1 200 OK\r\n%sContent-Length: %d\r\n\r\n%s", headers, len(doc), doc)
 }
 
+// large has a body that does not pass through the buffer of a connection: what
+// comes after it is still in the kernel.
+var large = "HTTP/1.1 200 OK\r\nContent-Length: 12000\r\n\r\n" + strings.Repeat(" ", 12000-15) + `{"status":"OK"}`
+
 // What is found does not depend on who asks: this or net/http's Transport.
 func TestDirectFindsWhatTheTransportFinds(t *testing.T) {
 	const doc = `{"status":"OK","message":"fine"}`
@@ -76,9 +86,13 @@ func TestDirectFindsWhatTheTransportFinds(t *testing.T) {
 		"the last chunk missing":   {chunked + "20\r\n" + doc + "\r\n", true, events.Critical},
 		"100 first":                {"HTTP/1.1 100 Continue\r\n\r\n" + answerOK(""), false, events.OK},
 		"103 first":                {"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + answerOK(""), false, events.OK},
-		"only 103":                 {strings.Repeat("HTTP/1.1 103 Early Hints\r\n\r\n", 20), true, events.Critical},
+		"103 twenty times first":   {strings.Repeat("HTTP/1.1 103 Early Hints\r\n\r\n", 20) + answerOK(""), false, events.OK},
+		"only 103":                 {strings.Repeat("HTTP/1.1 103 Early Hints\r\n\r\n", 5000), true, events.Critical},
+		"99":                       {"HTTP/1.1 099 What\r\nContent-Length: 0\r\n\r\n", false, events.Critical},
 		"101":                      {"HTTP/1.1 101 Switching Protocols\r\n\r\n", true, events.Critical},
 		"an answer too many":       {answerOK("") + answerOK(""), false, events.OK},
+		"more than the length":     {answerOK("") + "more", false, events.OK},
+		"more after a large body":  {large + "more", false, events.OK},
 		"lines that end in LF":     {strings.ReplaceAll(answerOK(""), "\r", ""), false, events.OK},
 		"cut off":                  {answerOK("")[:60], true, events.Critical},
 		"no HTTP":                  {"SSH-2.0-OpenSSH_9\r\n", true, events.Critical},
@@ -191,3 +205,125 @@ type counted struct {
 }
 
 func (c counted) Close() error { *c.closed++; return nil }
+
+// scripted is a service that answers each request with the next of its answers,
+// whatever the connection, and closes the connection after the last.
+type scripted struct {
+	answers []string
+	asked   atomic.Int64
+	conns   sync.WaitGroup
+}
+
+// dial makes a pair of sockets: what is tested looks below net.Conn.
+func (s *scripted) dial(context.Context, string, string) (net.Conn, error) {
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	var ends [2]net.Conn
+	for i, fd := range fds {
+		f := os.NewFile(uintptr(fd), "socket")
+		ends[i], err = net.FileConn(f)
+		f.Close()
+		if err != nil {
+			return nil, err
+		}
+	}
+	s.conns.Go(func() { s.serve(ends[1]) })
+	return ends[0], nil
+}
+
+func (s *scripted) serve(c net.Conn) {
+	defer c.Close()
+	in := bufio.NewReader(c)
+	for {
+		if _, err := http.ReadRequest(in); err != nil {
+			return
+		}
+		i := int(s.asked.Add(1)) - 1
+		if i >= len(s.answers) {
+			return
+		}
+		if _, err := io.WriteString(c, s.answers[i]); err != nil || i == len(s.answers)-1 {
+			return
+		}
+	}
+}
+
+// FuzzDirect demands of any bytes that a service may answer what net/http's
+// Transport makes of them, and that nothing of them is taken for the answer to
+// the next request.
+func FuzzDirect(f *testing.F) {
+	chunked := "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+	for _, answer := range []string{
+		answerOK(""), answerOK("Connection: close\r\n"), answerOK("") + "more", large + "more", answerOK("") + answerOK(""), "HTTP/1.0 200 OK\r\n\r\n{}",
+		chunked + "5\r\n12345\r\n0\r\n\r\n", chunked + "2;x=y\r\n{}\r\n0\r\nX: y\r\n\r\n", chunked + "fffffffffffffffff\r\n", chunked + "2\r\n{}\r\n0\r\n",
+		"HTTP/1.1 100 Continue\r\n\r\n" + answerOK(""), strings.Repeat("HTTP/1.1 103 Hints\r\n\r\n", 9) + answerOK(""), "HTTP/1.1 099 What\r\nContent-Length: 0\r\n\r\n",
+		"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\r\nx", "HTTP/1.1 204 No\r\n\r\nx", "HTTP/1.1 304 Not\r\nContent-Length: 2\r\n\r\n",
+		"HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n", "HTTP/1.1 408 Late\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 200\r\nContent-Length: -1\r\n\r\n",
+		"HTTP/1.1 200 OK\nContent-Length: 99999999999\n\nx", "HTTP/2.0 200 OK\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\nx", "SSH-2.0-x\r\n", "",
+	} {
+		f.Add(answer)
+	}
+	f.Fuzz(func(t *testing.T, answer string) {
+		got, body, err := askDirect(t, 1, answer)
+		if errors.Is(err, errNotPlain) {
+			return
+		}
+		want, wantBody, wantErr := askTransport(t, answer)
+		if (err == nil) != (wantErr == nil) {
+			t.Fatalf("%v, the Transport: %v", err, wantErr)
+		}
+		if err != nil {
+			return
+		}
+		if got.Status != want.Status || got.StatusCode != want.StatusCode || got.ContentLength != want.ContentLength || !reflect.DeepEqual(got.Header, want.Header) {
+			t.Fatalf("%+v, the Transport: %+v", got, want)
+		}
+		if got.StatusCode == http.StatusSwitchingProtocols {
+			return // what follows is no body
+		}
+		if !bytes.Equal(body, wantBody) || len(body) > events.MaxDocument+1 {
+			t.Fatalf("%q, the Transport: %q", body, wantBody)
+		}
+		// What fits into the buffer of a socket is all there when the next request is sent.
+		if ends := got.ContentLength >= 0 || len(got.TransferEncoding) > 0; !ends || len(answer) > 16<<10 {
+			return
+		}
+		_, body, err = askDirect(t, 2, answer, "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecond")
+		if err != nil || string(body) != "second" {
+			t.Fatalf("the second answer: %q, %v", body, err)
+		}
+	})
+}
+
+// askDirect returns the last of so many answers of a service.
+func askDirect(t *testing.T, times int, answers ...string) (resp *http.Response, body []byte, err error) {
+	s := &scripted{answers: answers}
+	d := &direct{dial: s.dial}
+	defer s.conns.Wait()
+	defer d.close()
+	for range times {
+		resp, body, err = d.get(t.Context(), request(t))
+	}
+	return resp, body, err
+}
+
+func askTransport(t *testing.T, answers ...string) (*http.Response, []byte, error) {
+	s := &scripted{answers: answers}
+	transport := newTransport(newNetwork("1", guard{}, ""), nil)
+	transport.DialContext = s.dial
+	defer s.conns.Wait()
+	defer transport.CloseIdleConnections()
+	return fetch(&http.Client{Transport: transport}, request(t))
+}
+
+func request(t *testing.T) *http.Request {
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	t.Cleanup(cancel)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://web01/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return req
+}
