@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -17,9 +18,9 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// gRPC's health protocol, version 1, for hosts and checks. The name of a service
-// is what the line of agent-check is: host[/check][?policy]; the empty one is the
-// local host.
+// gRPC's health protocol, version 1, for hosts, checks and roll-ups. The name of a
+// service is what the line of agent-check is: host[/check][?policy], or that of a
+// roll-up; the empty one is the local host.
 
 // Limits of the gRPC listener.
 const (
@@ -99,7 +100,7 @@ func (h *healthService) Check(_ context.Context, req *health.HealthCheckRequest)
 	}
 	now := w.status(time.Now())
 	if now == health.HealthCheckResponse_SERVICE_UNKNOWN {
-		return nil, status.Error(codes.NotFound, missing(w.host, w.check).Error())
+		return nil, status.Error(codes.NotFound, w.missing().Error())
 	}
 	return &health.HealthCheckResponse{Status: now}, nil
 }
@@ -116,6 +117,13 @@ func (h *healthService) Watch(req *health.HealthCheckRequest, stream grpc.Server
 		return status.Errorf(codes.ResourceExhausted, "%d readers wait already", maxWaiters)
 	}
 	defer h.s.waiters.Add(-1)
+	if w.rollup != nil {
+		leave, err := h.s.rollups.watch(w.rollup)
+		if err != nil {
+			return status.Error(codes.ResourceExhausted, err.Error())
+		}
+		defer leave()
+	}
 	look := time.NewTicker(grpcLook)
 	defer look.Stop()
 	told := servingStatus(-1)
@@ -162,37 +170,67 @@ type service struct {
 	s           *Server
 	host, check string
 	policy      policy
+	rollup      *rollup // instead of a host
 }
 
 func (h *healthService) watched(name string) (*service, error) {
 	if name == "" && h.s.local == "" {
 		return &service{s: h.s}, nil
 	}
+	if strings.HasPrefix(name, rollupPrefix) {
+		r, err := parseRollup(name)
+		if err != nil {
+			return nil, status.Error(codes.InvalidArgument, err.Error())
+		}
+		return &service{s: h.s, rollup: r}, nil
+	}
 	host, check, p, err := parseAgentLine(name, h.s.local)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	return &service{h.s, host, check, p}, nil
+	return &service{s: h.s, host: host, check: check, policy: p}, nil
 }
 
 // status is that of the service at now; a gateway without a local host is as
 // well as one can be.
 func (w *service) status(now time.Time) servingStatus {
-	if w.host == "" {
-		return health.HealthCheckResponse_SERVING
-	}
-	seen, ok := w.s.sight(w.host, w.check, now)
+	var v verdict
 	switch {
-	case !ok:
+	case w.rollup != nil:
+		v = w.s.rolledUp(w.rollup, now)
+	case w.host == "":
+		return health.HealthCheckResponse_SERVING
+	default:
+		v = absent
+		if seen, ok := w.s.sight(w.host, w.check, now); ok {
+			v = w.policy.decide(&seen, now)
+		}
+	}
+	switch {
+	case v == absent:
 		return health.HealthCheckResponse_SERVICE_UNKNOWN
-	case w.policy.decide(&seen, now).works():
+	case v.works():
 		return health.HealthCheckResponse_SERVING
 	}
 	return health.HealthCheckResponse_NOT_SERVING
 }
 
-// changes is closed at the next change; nil, which is never, of what is not there.
-func (w *service) changes() <-chan struct{} { return w.s.seen().watch(w.host, w.check) }
+// changes is closed at the next change; nil, which is never, of what is not there,
+// and of a roll-up: most changes would be of other hosts.
+func (w *service) changes() <-chan struct{} {
+	if w.rollup != nil {
+		return nil
+	}
+	return w.s.seen().watch(w.host, w.check)
+}
+
+// missing is the refusal of what is not there.
+func (w *service) missing() error {
+	if w.rollup != nil {
+		return refuse(http.StatusNotFound, "%s chooses no host", w.rollup.name)
+	}
+	return missing(w.host, w.check)
+}
 
 // over is closed.
 var over = func() <-chan struct{} {

@@ -27,6 +27,7 @@ func TestLimitsAreDocumented(t *testing.T) {
 		"hosts in one answer": grouped(maxPage), "readers of `GET /events`": grouped(maxStreams), "transitions that a reader may be behind, in memory": grouped(ringSize),
 		"readers that catch up from the stream": fmt.Sprint(maxCatchUps), "time for a reader of events to take a write": fmt.Sprint(streamWrite.Seconds(), " s"),
 		"long polls and gRPC's Watch": fmt.Sprint(grouped(maxWaiters), " together, ", maxWait.Minutes(), " min"), "a write's wait for the bus": fmt.Sprint(writeTimeout.Seconds(), " s"),
+		"roll-ups under Watch of gRPC":   fmt.Sprint(maxRollups, " different ones"),
 		"scrapes of one path of metrics": fmt.Sprint(maxScrapes), "time to end what is under way, after SIGTERM": fmt.Sprint(stopTime.Seconds(), " s"),
 		"tokens of `--token-file`": grouped(maxTokens), "the token files": fmt.Sprint(maxTokenFile>>20, " MiB"), "the last view on the disk": fmt.Sprint(maxLastBytes>>20, " MiB"),
 	} {

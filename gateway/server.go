@@ -101,6 +101,7 @@ type Server struct {
 	streams  atomic.Int64 // clients of GET /events
 	presents atomic.Int64 // those of them that are told the present state
 	waiters  atomic.Int64 // clients that wait for a transition, or a poll
+	rollups  rollups
 	flights  flights
 	catchUps chan struct{} // a place for each client that reads the stream
 	date     atomic.Pointer[dateText]

@@ -163,6 +163,12 @@ func TestGRPCHealthProbe(t *testing.T) {
 			is.Equal(code, want) // 4 is: not serving
 		}
 	}
+	p.must("PUT", "/hosts/web02/checks/q/status", `{"status":"Warning"}`, http.StatusNoContent)
+	for service, want := range map[string]int{"rollup:host=web*": 0, "rollup:host=web*?warning=fail": 4, "rollup:env=prod": 3} {
+		code, out := runProgram(t, probe, "-addr", p.Ready.GRPC, "-service", service)
+		t.Log(service, code, out)
+		is.Equal(code, want)
+	}
 	code, out := runProgram(t, probe, "-addr", p.Ready.GRPC, "-service", "nope")
 	is.Equal(code, 3) // the call failed: NOT_FOUND
 	is.True(strings.Contains(out, "NotFound"))
