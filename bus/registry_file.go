@@ -364,9 +364,10 @@ func readJournal(path string, log *slog.Logger, each func(journalLine) error) (j
 		if err != nil {
 			return info, fmt.Errorf("read the registrations file: %w", err)
 		}
-		if n == 1 && json.Unmarshal(b, &info.head) == nil && info.head.V != 0 {
-			if info.head.V > journalVersion {
-				return info, fmt.Errorf("read the registrations file: %s has version %d, this program reads up to %d", path, info.head.V, journalVersion)
+		var head journalHead // whole, or not at all
+		if n == 1 && json.Unmarshal(b, &head) == nil && head.V != 0 {
+			if info.head = head; head.V > journalVersion {
+				return info, fmt.Errorf("read the registrations file: %s has version %d, this program reads up to %d", path, head.V, journalVersion)
 			}
 			continue
 		}
