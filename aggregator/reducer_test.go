@@ -408,6 +408,25 @@ func TestReduce_UnknownChecks(t *testing.T) {
 	is.True(b.last.Dropped)
 }
 
+// A push that counted is read again where its owner died. Its check may have changed
+// since, or be gone: that is no reason to refuse it.
+func TestReduce_PushReadAgain(t *testing.T) {
+	for name, since := range map[string]Levels{
+		"its check is polled by now": {Registration: polledAt(url), Position: 6},
+		"its check is gone":          {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			is := is.New(t)
+			b := new(bench).levels(Levels{Registration: pushed(time.Minute), Position: 5}, 0).push(events.OK, 0, 1).levels(since, 10)
+			before := b.s
+			b.pos -= 10
+			b.push(events.Critical, 0, 1)
+			is.Equal(b.last, Outcome{Dropped: true})
+			is.Equal(b.s, before)
+		})
+	}
+}
+
 func TestReduce_OrderOfPolls(t *testing.T) {
 	for name, change := range map[string]func(r *Result){
 		"a duplicate":                   func(*Result) {},

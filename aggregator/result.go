@@ -23,14 +23,12 @@ func reduceResult(s events.CheckState, with Settings, in Result, now time.Time) 
 	}
 	push := with.Registration.Push()
 	switch {
-	case in.Position <= s.Applied:
+	case in.Polled && push, !s.FreshResult(in.Result, in.Polled, in.Position):
+		return s, Outcome{Dropped: true}
+	case in.Polled && in.Result.Reg > s.Reg: // of a registration that a power cut took from the stream
 		return s, Outcome{Dropped: true}
 	case !in.Polled && !push:
 		return s, Outcome{Reject: fmt.Sprintf("check %s is polled at %s: a push to it is refused; push under another id, or register it without url", s.Check, s.Addr)}
-	case in.Polled && in.Result.Reg > s.Reg: // of a registration that a power cut took from the stream
-		return s, Outcome{Dropped: true}
-	case in.Polled && push, !s.FreshResult(in.Result, in.Polled, in.Position):
-		return s, Outcome{Dropped: true}
 	}
 	if in.Polled && in.Result.Suspect != "" {
 		spent := s.Order
