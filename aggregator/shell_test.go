@@ -593,7 +593,9 @@ func TestPartition_CommittedHalfWay(t *testing.T) {
 	is.NoErr(second.takeOver(t.Context()))
 	defer second.close()
 	w := f.watch()
-	w.state("web01", "", events.Warning, events.Live)
+	told := w.state("web01", "", events.Warning, events.Live)
+	is.Equal(told.Transition.Cause, events.CauseResult) // that of its check, which the one before knew
+	is.Equal(told.Event.Extensions()["causationid"], "web01.db#1")
 	if second.reader.pending > 0 {
 		is.NoErr(second.consume(t.Context(), <-second.reader.out)) // the same result again
 	}

@@ -169,6 +169,44 @@ func TestPulse(t *testing.T) {
 	is.True(p.missed(now.Round(0).Add(-time.Hour), OutageAfter)) // or set back
 }
 
+// Whoever holds leases gives a sign of life each second, each under a key of its own.
+// One that missed its own for too long gives none, which would hide an outage, and
+// neither takes nor renews a lease until it has looked for one.
+func TestSignsOfLife(t *testing.T) {
+	is := is.New(t)
+	c, err := New(bustest.Connect(t, bustest.Start(t)))
+	is.NoErr(err)
+	is.NoErr(c.Setup(t.Context(), StreamOptions{}))
+	l := NewLeases(c, LeaseOptions{Group: "a", Partitions: 1, Holder: "h", Name: "n"})
+	lease := &tenure{l: l}
+	count := func() int {
+		signs, err := c.lifeSigns(t.Context())
+		is.NoErr(err)
+		return len(signs)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	is.Equal(l.signs(ctx), errNoPulse)
+	is.Equal(lease.put(ctx, &validity{}, 0), errNoPulse)
+	is.Equal(count(), 0)
+
+	l.pulse.beat(time.Now())
+	for range 2 {
+		is.NoErr(l.sign(ctx))
+	}
+	is.Equal(count(), 2)
+	sctx, stop := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() { done <- l.signs(sctx) }()
+	for count() < 3 && ctx.Err() == nil {
+		time.Sleep(5 * time.Millisecond)
+	}
+	stop()
+	is.NoErr(<-done)
+	is.True(count() >= 3)
+	is.NoErr(lease.put(ctx, &validity{}, 0))
+}
+
 // A hold that returns at once again and again rests for longer and longer; one
 // that lasted begins anew.
 func TestLeaseRests(t *testing.T) {
