@@ -125,7 +125,7 @@ func readSettings(path string) (settings, error) {
 			continue
 		}
 		for _, key := range section.Keys() {
-			s.values[strings.ToUpper(key.Name())] = key.String()
+			s.values[strings.ToUpper(key.Name())] = key.Value() // as it is written: String resolves %(KEY)s, without end in a circle
 		}
 	}
 	if misplaced && len(s.values) == 0 {
