@@ -66,14 +66,20 @@ func partsOf(message string) string {
 
 func total(c events.Counts) int { return c.OK + c.Unknown + c.Warning + c.Critical + c.Pending }
 
+// figures are performance data as the plugin guidelines have them,
+// label=value[unit];[warn];[crit];[min];[max], and as Nagios, Icinga and Checkmk
+// read them: one check that is Warning makes its host so, one that is Critical too.
 func (d finding) figures() string {
 	var parts []string
 	if c := d.counts; c != nil {
 		n := total(*c)
-		parts = append(parts, fmt.Sprintf("checks=%d ok=%d;;;0;%d warning=%d critical=%d unknown=%d", n, c.OK, n, c.Warning, c.Critical, c.Unknown))
+		parts = append(
+			parts, fmt.Sprintf("checks=%d;;;0 ok=%d;;;0;%d", n, c.OK, n),
+			fmt.Sprintf("warning=%d;0;;0;%d critical=%d;;0;0;%d unknown=%d;;;0;%d", c.Warning, n, c.Critical, n, c.Unknown, n),
+		)
 	}
 	if d.age != nil {
-		parts = append(parts, "age="+strconv.FormatFloat(*d.age, 'f', 1, 64)+"s")
+		parts = append(parts, "age="+strconv.FormatFloat(*d.age, 'f', 1, 64)+"s;;;0")
 	}
 	return strings.Join(parts, " ")
 }
