@@ -138,3 +138,23 @@ func memory() float64 {
 	runtime.ReadMemStats(&m)
 	return float64(m.HeapInuse + m.StackInuse)
 }
+
+// BenchmarkRollup is what a look at 10,000 hosts costs, half of which are chosen.
+func BenchmarkRollup(b *testing.B) {
+	r := start(b)
+	const hosts = 10_000
+	v := NewView(nil, time.Minute) // no bus changes it
+	for i := range hosts {
+		h := v.host(fmt.Sprintf("web%05d", i))
+		h.record = &events.HostRecord{Labels: map[string]string{"env": []string{"prod", "test"}[i%2], "tier": "web"}}
+	}
+	p, err := parseRollup("rollup:host=web*,env=prod,tier=web")
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if worst, looked := r.lookAt(v, p, time.Now()); worst != degraded || looked != hosts {
+			b.Fatal(worst, looked)
+		}
+	}
+}

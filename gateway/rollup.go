@@ -20,7 +20,7 @@ const rollupPrefix = "rollup:"
 
 // Limits of roll-ups.
 const (
-	maxRollups = 64                     // watched at the same time; who watches the same one shares it
+	maxRollups = 32                     // watched at the same time; who watches the same one shares it
 	rollupScan = presentScan            // hosts looked at, with the view locked
 	rollupTime = 100 * time.Microsecond // how long an answer is kept, for each host looked at; grpcLook at most
 )
@@ -177,7 +177,7 @@ func (v *View) chooseHosts(f events.Filter, after string) (chosen []string, look
 	}
 	labels := HostFilter{Labels: f.Labels}
 	for _, name := range names {
-		if f.MatchName(name, "") && labels.matches(v.hosts[name]) {
+		if labels.matches(v.hosts[name]) && f.MatchName(name, "") {
 			chosen = append(chosen, name)
 		}
 	}
