@@ -44,9 +44,11 @@ const (
 	// intakeFrom is how many partitions one process has to hold for reading all
 	// results once to be cheaper than having them picked.
 	intakeFrom = events.Partitions / 4
-	// seatRoom is how far a partition may be behind before it reads by itself:
-	// about a second of its share of 10,000 results a second.
-	seatRoom = 160
+	// seatRoom is how far a partition may be behind before it reads by itself: some
+	// six seconds of its share of 10,000 results a second, a kilobyte each. With room
+	// for one second a machine that was too slow lost its seats, and 64 consumers in
+	// their place made it slower.
+	seatRoom = 1024
 )
 
 func newIntake(conn *bus.Conn, log *slog.Logger, held func() int) *intake {
