@@ -37,10 +37,6 @@ const balancedTime = 10 * time.Millisecond
 // getBalanced answers a load balancer: 200 for work, 503 for none, 404 for what
 // is not there, and where it asks so for maintenance.
 func (s *Server) getBalanced(w http.ResponseWriter, r *http.Request) {
-	if a := s.seen().kept(r.PathValue("host"), r.PathValue("id"), r.URL.RawQuery, time.Now()); a != nil {
-		a.write(w, r)
-		return
-	}
 	s.named(w, r, func(host, check string) error {
 		now := time.Now()
 		seen, ok := s.sight(host, check, now)
@@ -56,6 +52,15 @@ func (s *Server) getBalanced(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
+// writeKept answers with what was answered for a host a moment ago.
+func (s *Server) writeKept(w http.ResponseWriter, r *http.Request, host string) bool {
+	a := s.seen().kept(host, r.URL.RawQuery, time.Now())
+	if a != nil {
+		a.write(w, r)
+	}
+	return a != nil
+}
+
 func (a *balanced) write(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	maps.Copy(h, a.header)
@@ -66,12 +71,8 @@ func (a *balanced) write(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(a.body) // a client that is gone is no fault of ours
 }
 
-// kept is the newest answer for a host if it is the answer now, else nil. Of
-// checks none is kept.
-func (v *View) kept(host, check, query string, now time.Time) *balanced {
-	if check != "" {
-		return nil
-	}
+// kept is the newest answer for a host if it is the answer now, else nil.
+func (v *View) kept(host, query string, now time.Time) *balanced {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	h := v.hosts[host]
@@ -112,8 +113,10 @@ func (s *Server) getLocalBalanced(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, refuse(http.StatusNotFound, "this gateway has no host of its own: ask for /lb/HOST"))
 		return
 	}
-	r.SetPathValue("host", s.local)
-	s.getBalanced(w, r)
+	if !s.writeKept(w, r, s.local) {
+		r.SetPathValue("host", s.local)
+		s.getBalanced(w, r)
+	}
 }
 
 // code is the answer to a load balancer.

@@ -83,6 +83,10 @@ type node struct {
 	methods map[string]*route
 	allow   string
 	legacy  bool
+
+	// kept, where it is not nil, answers with what is kept, before anything is made
+	// for a request; it reports false if it has nothing.
+	kept func(w http.ResponseWriter, r *http.Request, params []param) bool
 }
 
 type param struct{ name, value string }
@@ -90,10 +94,7 @@ type param struct{ name, value string }
 func newRoutes(table []route) *node {
 	root := &node{}
 	for i := range table {
-		n := root
-		for seg := range strings.SplitSeq(strings.TrimPrefix(table[i].pattern, "/"), "/") {
-			n = n.grow(seg)
-		}
+		n := root.at(table[i].pattern)
 		if n.methods == nil {
 			n.methods = map[string]*route{}
 		}
@@ -102,6 +103,14 @@ func newRoutes(table []route) *node {
 		n.allow = strings.Join(sortedKeys(n.methods), ",")
 	}
 	return root
+}
+
+// at is the place of a pattern, made if need be.
+func (n *node) at(pattern string) *node {
+	for seg := range strings.SplitSeq(strings.TrimPrefix(pattern, "/"), "/") {
+		n = n.grow(seg)
+	}
+	return n
 }
 
 func sortedKeys(m map[string]*route) []string {

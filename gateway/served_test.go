@@ -39,7 +39,8 @@ func BenchmarkServed(b *testing.B) {
 	}
 }
 
-// compare asks the gateway and a bare handler in turns.
+// compare asks the gateway and a bare handler in turns, the latter on a server that
+// has no limits of any kind, and on one with the gateway's: time-outs have a price.
 func (c *load) compare(b *testing.B, s *Server, path string) {
 	rec := httptest.NewRecorder()
 	s.ServeHTTP(rec, httptest.NewRequestWithContext(b.Context(), http.MethodGet, path, nil))
@@ -48,12 +49,18 @@ func (c *load) compare(b *testing.B, s *Server, path string) {
 		maps.Copy(w.Header(), header)
 		_, _ = w.Write(body)
 	})
-	var ours, theirs served
+	var ours, theirs, limited served
 	ourAddr := listenFor(b, func(ln *crowd) *http.Server { return s.httpServer(ln) })
 	theirAddr := listenFor(b, func(*crowd) *http.Server { return &http.Server{Handler: bare} })
+	limitedAddr := listenFor(b, func(ln *crowd) *http.Server {
+		srv := s.httpServer(ln)
+		srv.Handler = bare
+		return srv
+	})
 	contest := fasthttpOf(b, header, body)
 	for b.Loop() {
 		theirs.add(c.ask(theirAddr, path))
+		limited.add(c.ask(limitedAddr, path))
 		ours.add(c.ask(ourAddr, path))
 		if contest != nil {
 			contest.add(c.ask(contest.addr, path))
@@ -63,6 +70,7 @@ func (c *load) compare(b *testing.B, s *Server, path string) {
 	b.ReportMetric(ours.cpu(), "cpu-µs/req")
 	b.ReportMetric(theirs.cpu(), "bare-cpu-µs/req")
 	b.ReportMetric(inTurn(&theirs, &ours, round.each), "of-bare")
+	b.ReportMetric(inTurn(&limited, &ours, round.each), "of-limited")
 	b.ReportMetric(inTurn(&ours, &theirs, func(r round) float64 { return float64(r.p99) }), "p99-to-bare")
 	if contest != nil {
 		cpu := contest.end(b)

@@ -119,6 +119,9 @@ func New(c Config) *Server {
 	s.follower = NewFollower(c.Conn, c.Registry, s.view, log)
 	s.follower.tell = s.hub
 	s.routes = newRoutes(s.table())
+	s.routes.at("/lb/{host}").kept = func(w http.ResponseWriter, r *http.Request, p []param) bool {
+		return s.writeKept(w, r, p[0].value)
+	}
 	s.metrics, s.fleet = s.newMetrics()
 	return s
 }
@@ -376,9 +379,6 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.refuseRoute(w, r, n.legacy, http.StatusMethodNotAllowed, "Method not allowed.")
 		return
 	}
-	for _, p := range params {
-		r.SetPathValue(p.name, p.value)
-	}
 	if err := s.admit(&r, rt); err != nil {
 		if n.legacy {
 			s.failLegacy(w, r, "", err)
@@ -386,6 +386,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			s.fail(w, r, err)
 		}
 		return
+	}
+	if n.kept != nil && n.kept(w, r, params) {
+		return
+	}
+	for _, p := range params {
+		r.SetPathValue(p.name, p.value)
 	}
 	rt.handle(w, r)
 }
