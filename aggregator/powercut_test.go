@@ -142,6 +142,35 @@ func TestPartition_ResultsLieAtPositionsThatWereLost(t *testing.T) {
 	}
 }
 
+// A power cut took the last results, and the lease by which they were polled: the
+// next lease may have a lower epoch, and its polls count.
+func TestPartition_LeaseThatWasLost(t *testing.T) {
+	is := is.New(t)
+	f := newField(t)
+	n := events.Partition("web01")
+	reg := f.register(web("db"))
+	first := f.partition("first", n)
+	is.NoErr(first.takeOver(t.Context()))
+	f.result("web01", "db", events.Result{Status: events.OK, Reg: reg, Lease: 200, Due: 1})
+	f.drain(first, func() bool { return first.results >= f.last(bus.StreamResults) })
+	is.NoErr(first.checkpoint(t.Context()))
+	first.close()
+	s := f.stored("web01", "db")
+	is.Equal(s.Order.Lease, uint64(200))
+	s.Applied += 1000
+	f.put(events.StateSubject("web01", "db"), s)
+
+	second := f.partition("second", n)
+	is.NoErr(second.takeOver(t.Context()))
+	second.close() // it dies at once
+	third := f.partition("third", n)
+	is.NoErr(third.takeOver(t.Context()))
+	defer third.close()
+	f.result("web01", "db", events.Result{Status: events.Critical, Reg: reg, Lease: 100, Due: 2})
+	f.drain(third, func() bool { return third.results >= f.last(bus.StreamResults) })
+	is.Equal(third.hosts["web01"].check("db").state.Status, events.Critical)
+}
+
 // A registration that was put back has another position, perhaps a lower one;
 // polls by it count, and those by the one that is lost do not.
 func TestReduce_RegistrationPutBack(t *testing.T) {

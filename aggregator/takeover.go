@@ -284,6 +284,8 @@ func (p *partition) forget(ctx context.Context, results jetstream.Stream) error 
 		for _, c := range h.checks {
 			if c.state.Applied > last {
 				c.state.Applied = last
+				// The lease may be lost too, and the next one have a lower epoch.
+				c.state.Order = events.Order{Reg: c.state.Order.Reg}
 				p.dirty[c] = struct{}{}
 			}
 		}

@@ -200,7 +200,7 @@ func (c *checkEntry) adopt(s events.CheckState) {
 	if after(had.Applied, had.Seen, s) && c.known() {
 		c.state.Applied, c.state.Seen = had.Applied, had.Seen
 		c.state.Observed, c.state.LatencySeconds = had.Observed, had.LatencySeconds
-		if had.Order.After(s.Order) {
+		if had.Applied <= s.Applied || had.Order.After(s.Order) {
 			c.state.Order = had.Order
 		}
 		if c.last.Status == s.Reported {
@@ -272,7 +272,7 @@ func after(position uint64, stored time.Time, s events.CheckState) bool {
 
 func (c *checkEntry) count(in bus.Incoming) {
 	if in.Position <= c.state.Applied && after(in.Position, in.Stored, c.state) {
-		c.state.Applied = in.Position - 1
+		c.state.Applied, c.state.Order = in.Position-1, events.Order{Reg: c.state.Order.Reg} // as the aggregator does
 	}
 	if in.Polled {
 		c.reg = max(c.reg, in.Result.Reg)

@@ -198,7 +198,7 @@ func TestViewSoftFields(t *testing.T) {
 // is shown, whether or not the record that knows the lost positions comes first.
 func TestViewPositionsThatWereLost(t *testing.T) {
 	old := record(1, 20, events.OK, "before")
-	old.Seen = time.Now().Add(-time.Minute)
+	old.Seen, old.Order = time.Now().Add(-time.Minute), events.Order{Lease: 99, Due: 9} // of a lease that is lost, too
 	former := record(1, 5, events.OK, "long before")
 	former.Seen = old.Seen.Add(-time.Minute)
 	again := polledAt(12, 1, events.OK, "after")
