@@ -118,7 +118,7 @@ func (j *journal) add(l journalLine) error {
 // already, and were read as JSON: they are not looked at again, which would take a
 // quarter of the time of a start.
 func encodeLine(l journalLine) ([]byte, error) {
-	if bytes.IndexByte(l.Event, '\n') >= 0 || strings.ContainsFunc(l.Subject, quoted) {
+	if len(l.Event) == 0 || bytes.IndexByte(l.Event, '\n') >= 0 || strings.ContainsFunc(l.Subject, quoted) {
 		return encodeAnyLine(l)
 	}
 	b := make([]byte, 0, len(l.Event)+len(l.Subject)+96)

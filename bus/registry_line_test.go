@@ -16,6 +16,7 @@ func TestEncodeLine(t *testing.T) {
 		"plain":              {1795655314280832, "megaphone.registration.web01.db", stored, []byte(`{"specversion": "1.0","data":{"url":"http://a/?b&c=<d>"}}`)},
 		"pretty":             {2, "megaphone.registration.web01.db", stored, []byte("{\n  \"specversion\": \"1.0\"\r\n}")},
 		"a subject to quote": {3, "megaphone.registration.\"\\é.db", stored, []byte(`{}`)},
+		"no event":           {5, "a", stored, nil},
 		"whole seconds":      {4, "a", stored.Truncate(time.Second), []byte(`null`)},
 	} {
 		t.Run(name, func(t *testing.T) {
