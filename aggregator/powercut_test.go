@@ -32,6 +32,21 @@ func (f *field) last(stream string) uint64 {
 	return s.CachedInfo().State.LastSeq
 }
 
+// served has an owner count a push of queue on web01, leave a checkpoint, and go. It
+// returns the push's position.
+func (f *field) served(n int) (pushed uint64) {
+	f.tb.Helper()
+	is := is.New(f.tb)
+	f.register(events.Registration{Host: "web01", ID: "queue", TTL: events.Duration(20 * time.Second)})
+	first := f.partition("first", n)
+	is.NoErr(first.takeOver(f.tb.Context()))
+	pushed = f.push("web01", "queue", events.OK, 0)
+	f.drain(first, func() bool { return first.results >= pushed })
+	is.NoErr(first.checkpoint(f.tb.Context()))
+	first.close()
+	return pushed
+}
+
 // A power cut took the end of CHANGES: the checkpoint knows positions that are
 // still to come. The partition is taken over all the same, and what is committed
 // at those positions is seen by the next owner.
@@ -65,13 +80,7 @@ func TestPartition_ResultsAreShorterThanTheState(t *testing.T) {
 	is := is.New(t)
 	f := newField(t)
 	n := events.Partition("web01")
-	f.register(events.Registration{Host: "web01", ID: "queue", TTL: events.Duration(20 * time.Second)})
-	first := f.partition("first", n)
-	is.NoErr(first.takeOver(t.Context()))
-	pushed := f.push("web01", "queue", events.OK, 0)
-	f.drain(first, func() bool { return first.results >= pushed })
-	is.NoErr(first.checkpoint(t.Context()))
-	first.close()
+	f.served(n)
 	s := f.stored("web01", "queue") // with a position that the stream no longer has
 	s.Applied += 1000
 	f.put(events.StateSubject("web01", "queue"), s)
@@ -81,7 +90,7 @@ func TestPartition_ResultsAreShorterThanTheState(t *testing.T) {
 	defer second.close()
 	c := second.hosts["web01"].check("queue")
 	is.True(NextDeadline(c.state, c.with).Sub(s.Seen) > 20*time.Second) // put off
-	pushed = f.push("web01", "queue", events.Critical, 0)
+	pushed := f.push("web01", "queue", events.Critical, 0)
 	f.drain(second, func() bool { return second.results >= pushed })
 	is.Equal(c.state.Status, events.Critical)
 }
@@ -112,13 +121,7 @@ func TestPartition_ResultsLieAtPositionsThatWereLost(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			is := is.New(t)
 			f := newField(t)
-			f.register(events.Registration{Host: "web01", ID: "queue", TTL: events.Duration(20 * time.Second)})
-			first := f.partition("first", n)
-			is.NoErr(first.takeOver(t.Context()))
-			pushed := f.push("web01", "queue", events.OK, 0)
-			f.drain(first, func() bool { return first.results >= pushed })
-			is.NoErr(first.checkpoint(t.Context()))
-			first.close()
+			pushed := f.served(n)
 			seen := f.stored("web01", "queue").Seen
 			test.know(f, pushed+test.lost, seen.Add(time.Microsecond))
 			after := f.push("web01", "queue", events.Critical, 0)

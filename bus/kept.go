@@ -22,7 +22,7 @@ type Place struct {
 // everything was stored later. What is older than all that is kept counts as there;
 // where known.Stored is zero, another message at its position is not noticed. s must
 // have been asked for just now. It costs a question to the server, and two more where
-// something is lost.
+// that message is no longer there.
 func Kept(ctx context.Context, s jetstream.Stream, known Place) (uint64, error) {
 	state := s.CachedInfo().State
 	if known.Position == 0 || known.Position < state.FirstSeq {

@@ -22,7 +22,7 @@ type unsafeBus struct {
 	dir  string // its data
 	safe string // the data as they were when keep was called
 	addr string
-	stop []func()
+	stop ends
 }
 
 func newUnsafeBus(t *testing.T) *unsafeBus {
@@ -48,28 +48,14 @@ func (b *unsafeBus) start() *bus.Conn {
 	return c
 }
 
-func (b *unsafeBus) end() {
-	for i := len(b.stop) - 1; i >= 0; i-- {
-		b.stop[i]()
-	}
-	b.stop = nil
-}
-
-// copied is the data directory as it is.
-func (b *unsafeBus) copied() string {
-	b.t.Helper()
-	to := b.t.TempDir()
-	if err := os.CopyFS(to, os.DirFS(b.dir)); err != nil {
-		b.t.Fatal(err)
-	}
-	return to
-}
-
 // keep makes sure that what is stored now survives cut, and restarts the bus.
 func (b *unsafeBus) keep() *bus.Conn {
 	b.t.Helper()
-	b.end()
-	b.safe = b.copied()
+	b.stop.end()
+	b.safe = b.t.TempDir()
+	if err := os.CopyFS(b.safe, os.DirFS(b.dir)); err != nil {
+		b.t.Fatal(err)
+	}
 	return b.start()
 }
 
@@ -77,12 +63,12 @@ func (b *unsafeBus) keep() *bus.Conn {
 // place before anybody who waits for the bus can see it, and starts it again.
 func (b *unsafeBus) cut(others func(c *bus.Conn)) *bus.Conn {
 	b.t.Helper()
-	b.end()
+	b.stop.end()
 	b.dir, b.safe = b.safe, b.dir
 	addr := b.addr
 	b.addr = "127.0.0.1:0"
 	others(b.start())
-	b.end()
+	b.stop.end()
 	b.addr = addr
 	return b.start()
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -53,7 +54,17 @@ type box struct {
 	t    testing.TB
 	dir  string
 	bus  string // directory of the bus
-	stop []func()
+	stop ends
+}
+
+// ends are what is to be called in the end, the last first.
+type ends []func()
+
+func (e *ends) end() {
+	for _, f := range slices.Backward(*e) {
+		f()
+	}
+	*e = nil
 }
 
 func newBox(t testing.TB) *box {
@@ -96,12 +107,7 @@ func (b *box) connect() *bus.Conn {
 }
 
 // end stops what start started; loseBus forgets the bus's data.
-func (b *box) end() {
-	for i := len(b.stop) - 1; i >= 0; i-- {
-		b.stop[i]()
-	}
-	b.stop = nil
-}
+func (b *box) end() { b.stop.end() }
 
 func (b *box) loseBus() { b.bus = b.t.TempDir() }
 
