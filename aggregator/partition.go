@@ -303,11 +303,13 @@ func (p *partition) consume(ctx context.Context, m jetstream.Msg) error {
 	}
 	p.now = later(p.now, now)
 	p.passed(position)
-	switch m.Subject() {
-	case events.TickSubject(p.n):
-		err = p.tickAt(ctx, position, now)
-	case events.TickAll:
+	switch subject := m.Subject(); {
+	case bus.IsReport(subject):
+		err = p.report(ctx, m, position, now)
+	case subject == events.TickAll:
 		p.outage(m, now)
+	case subject == events.TickSubject(p.n):
+		err = p.tickAt(ctx, position, now)
 	default:
 		err = p.result(ctx, m, position, now)
 	}
@@ -322,15 +324,36 @@ func (p *partition) consume(ctx context.Context, m jetstream.Msg) error {
 }
 
 func (p *partition) result(ctx context.Context, m jetstream.Msg, position uint64, now time.Time) error {
-	p.a.stats.results.Add(1)
 	in, err := bus.ReadStoredResult(m, position, now)
 	if err != nil {
+		p.a.stats.results.Add(1)
 		p.reject(ctx, m, in.Host, in.Check, err.Error())
 		return nil
 	}
-	r := Result{
-		Host: in.Host, Check: in.Check, Polled: in.Polled, Position: in.Position, Observed: in.Observed, ID: in.ID, Result: in.Result,
+	return p.count(ctx, m, in, now)
+}
+
+// report applies the results of a report in their order. One that puts the
+// partition in doubt ends it: the whole report is read again, and what was counted
+// is known by its position then.
+func (p *partition) report(ctx context.Context, m jetstream.Msg, position uint64, now time.Time) error {
+	results, err := bus.ReadReport(m, position, now)
+	if err != nil {
+		p.reject(ctx, m, "", "", err.Error())
+		return nil
 	}
+	for _, in := range results {
+		if err := p.count(ctx, m, in, now); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// count reduces a result; a first push registers its check before.
+func (p *partition) count(ctx context.Context, m jetstream.Msg, in bus.Incoming, now time.Time) error {
+	p.a.stats.results.Add(1)
+	r := resultOf(in)
 	for attempt := 0; ; attempt++ {
 		if err := p.catchUp(ctx, r); err != nil {
 			return err
@@ -353,6 +376,12 @@ func (p *partition) result(ctx context.Context, m jetstream.Msg, position uint64
 			p.reject(ctx, m, in.Host, in.Check, reason)
 			return nil
 		}
+	}
+}
+
+func resultOf(in bus.Incoming) Result {
+	return Result{
+		Host: in.Host, Check: in.Check, Polled: in.Polled, Position: in.Position, Observed: in.Observed, ID: in.ID, Result: in.Result,
 	}
 }
 

@@ -583,7 +583,7 @@ func TestPartition_CommittedHalfWay(t *testing.T) {
 	m := <-first.reader.out
 	meta, err := m.Metadata()
 	is.NoErr(err)
-	in, err := bus.ReadResult(m)
+	in, err := bus.ReadStoredResult(m, meta.Sequence.Stream, meta.Timestamp)
 	is.NoErr(err)
 	c := first.hosts["web01"].check("db")
 	_, err = first.apply(t.Context(), c, Result{Host: "web01", Check: "db", Polled: true, Position: in.Position, Result: in.Result}, meta.Timestamp, in.ID)

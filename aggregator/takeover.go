@@ -243,10 +243,13 @@ func (p *partition) readResults(ctx context.Context) error {
 	cfg := jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy, FilterSubjects: events.PartitionResults(p.n)[:2]}
 	err = readUpTo(ctx, p.a.cfg.Conn, bus.StreamResults, cfg, 0, func(m jetstream.Msg, meta *jetstream.MsgMetadata) error {
 		if meta.Sequence.Stream <= p.saved.Results {
-			p.recall(m, meta.Timestamp)
+			p.recall(m)
 		}
 		return nil
 	})
+	if err == nil {
+		err = p.readReports(ctx)
+	}
 	if err != nil {
 		return err
 	}
@@ -254,6 +257,25 @@ func (p *partition) readResults(ctx context.Context) error {
 		p.results, p.storedAt = state.FirstSeq-1, time.Time{}
 	}
 	return nil
+}
+
+// readReports is readResults for what came in reports, which are not kept for each
+// check. Who was in none of the last ones was silent for so long that it was told.
+func (p *partition) readReports(ctx context.Context) error {
+	from := p.saved.Stored
+	if from.IsZero() {
+		from = p.saved.Time.Time
+	}
+	from = from.Add(-events.ReportWindow)
+	cfg := jetstream.ConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &from, FilterSubjects: []string{events.PartitionReports(p.n)},
+	}
+	return readUpTo(ctx, p.a.cfg.Conn, bus.StreamResults, cfg, 0, func(m jetstream.Msg, meta *jetstream.MsgMetadata) error {
+		if meta.Sequence.Stream <= p.saved.Results {
+			p.recall(m)
+		}
+		return nil
+	})
 }
 
 // forget draws positions back to the end of RESULTS: a power cut may have taken
@@ -293,25 +315,30 @@ func (p *partition) forget(ctx context.Context, results jetstream.Stream) error 
 	return nil
 }
 
-// recall notes a result whose effects are in the state as the last one.
-func (p *partition) recall(m jetstream.Msg, stored time.Time) {
-	in, err := bus.ReadResult(m)
-	if err != nil || p.hosts[in.Host] == nil {
+// recall notes results whose effects are in the state as the last ones.
+func (p *partition) recall(m jetstream.Msg) {
+	results, err := bus.ReadResults(m)
+	if err != nil {
 		return
 	}
-	c := p.hosts[in.Host].check(in.Check)
+	for _, in := range results {
+		if h := p.hosts[in.Host]; h != nil {
+			h.check(in.Check).recall(in)
+		}
+	}
+}
+
+func (c *check) recall(in bus.Incoming) {
 	// Polls have an address to go to, pushes have none.
 	if c == nil || in.Polled != (c.state.Addr != "") || !c.state.FreshResult(in.Result, in.Polled, in.Position) {
 		return
 	}
 	if in.Polled && in.Result.Suspect != "" { // the last that counted is not read: it may have been a moment before
 		c.state.Doubt(in.Result)
-		c.state.Seen = later(c.state.Seen, stored)
+		c.state.Seen = later(c.state.Seen, in.Stored)
 		return
 	}
-	c.state = Remember(c.state, Result{
-		Polled: in.Polled, Position: in.Position, Observed: in.Observed, Result: in.Result,
-	}, stored)
+	c.state = Remember(c.state, resultOf(in), in.Stored)
 }
 
 // readRegistrations applies registrations and overrides as levels, at least as

@@ -43,6 +43,16 @@ func (c *Conn) PublishResult(ctx context.Context, host, check string, h events.H
 	return c.storeNow(ctx, Message(events.PolledSubject(host, check), b))
 }
 
+// PublishReport is [Conn.PublishResult] for several results of hosts of one
+// partition. They are all stored, or none is.
+func (c *Conn) PublishReport(ctx context.Context, partition int, h events.Header, r events.Report) (position uint64, err error) {
+	b, err := events.Encode(h, r)
+	if err != nil {
+		return 0, err
+	}
+	return c.storeNow(ctx, Message(events.ReportSubject(partition, r.Pool, r.Worker), b))
+}
+
 // storeNow is [Conn.Store] for what is only true now: while the connection is
 // away it fails at once. The client would keep the message and send it when the
 // bus is back: a worker that lost its lease would speak, and a lease that nobody

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -133,19 +134,24 @@ type Incoming struct {
 	Result   events.Result
 }
 
-// ReadResult reads a message of the stream RESULTS: a CloudEvent, or a bare JSON
-// object with a status. Where the error is not nil, the fields that could be
-// read are set. The document of the result is a part of the message.
-func ReadResult(m jetstream.Msg) (Incoming, error) {
+// ReadResults reads a message of the stream RESULTS that is no tick: the one
+// result or, of a report, the several that it holds. A result is a CloudEvent, or
+// a bare JSON object with a status. Where there is an error, what could be read of
+// one is there. Documents are parts of the message.
+func ReadResults(m jetstream.Msg) ([]Incoming, error) {
 	meta, err := m.Metadata()
 	if err != nil {
-		return Incoming{}, fmt.Errorf("read a stored result: %w", err)
+		return nil, fmt.Errorf("read a stored result: %w", err)
 	}
-	return ReadStoredResult(m, meta.Sequence.Stream, meta.Timestamp)
+	if IsReport(m.Subject()) {
+		return ReadReport(m, meta.Sequence.Stream, meta.Timestamp)
+	}
+	in, err := ReadStoredResult(m, meta.Sequence.Stream, meta.Timestamp)
+	return []Incoming{in}, err
 }
 
-// ReadStoredResult is [ReadResult] of a message whose position and bus time are
-// known.
+// ReadStoredResult reads a message that holds one result, whose position and bus
+// time are known. Where the error is not nil, the fields that could be read are set.
 func ReadStoredResult(m Msg, position uint64, stored time.Time) (Incoming, error) {
 	in := Incoming{Position: position, Stored: stored, Observed: stored}
 	addr, err := events.ParseSubject(m.Subject())
@@ -163,6 +169,34 @@ func ReadStoredResult(m Msg, position uint64, stored time.Time) (Incoming, error
 		in.Observed = at
 	}
 	return in, err
+}
+
+// IsReport reports whether a subject is that of a report.
+func IsReport(subject string) bool { return strings.HasPrefix(subject, reportPrefix) }
+
+var reportPrefix = strings.TrimSuffix(events.ReportSubjects, "*.*.*")
+
+// ReadReport is [ReadStoredResult] for a report of a worker: its results have its
+// position, bus time and id. All hosts are of the partition in its subject.
+func ReadReport(m Msg, position uint64, stored time.Time) ([]Incoming, error) {
+	if ct := m.Headers()["Content-Type"]; len(ct) != 1 || ct[0] != events.ContentType {
+		return nil, fmt.Errorf("%w: a report has the content type %s", events.ErrEvent, events.ContentType)
+	}
+	partition, _, _ := strings.Cut(strings.TrimPrefix(m.Subject(), reportPrefix), ".")
+	id, r, err := events.DecodeReport(m.Data())
+	if err != nil {
+		return nil, err
+	}
+	in := make([]Incoming, 0, len(r.Results))
+	for _, p := range r.Results {
+		if strconv.Itoa(events.Partition(p.Host)) != partition {
+			return nil, fmt.Errorf("%w: host %s is not of partition %s", events.ErrResult, p.Host, partition)
+		}
+		in = append(in, Incoming{
+			Host: p.Host, Check: p.Check, Polled: true, Position: position, Stored: stored, Observed: p.Time.Time, ID: id, Result: p.Result,
+		})
+	}
+	return in, nil
 }
 
 // readResult reads the event of a result. Our own processes send it with one

@@ -1,8 +1,10 @@
 package bus_test
 
 import (
+	"encoding/json"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/looprock/megaphone/bus"
 	"github.com/looprock/megaphone/events"
@@ -27,7 +29,8 @@ func TestReadResultInEveryMode(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			is := is.New(t)
 			m.Subject = "megaphone.result.web01.db"
-			in, err := bus.ReadResult(stored(t, c, m))
+			read, err := bus.ReadResults(stored(t, c, m))
+			in := read[0]
 			is.NoErr(err)
 			is.Equal(in.Host, "web01")
 			is.Equal(in.Check, "db")
@@ -62,7 +65,7 @@ func TestReadResultRefuses(t *testing.T) {
 			if m.Subject == "" {
 				m.Subject = "megaphone.result.web01.db"
 			}
-			_, err := bus.ReadResult(stored(t, c, m))
+			_, err := bus.ReadResults(stored(t, c, m))
 			is.True(errors.Is(err, events.ErrEvent) || errors.Is(err, events.ErrResult) || errors.Is(err, events.ErrSubject)) // refused with a reason
 		})
 	}
@@ -86,4 +89,43 @@ func stored(t *testing.T, c *bus.Conn, m *nats.Msg) jetstream.Msg {
 		t.Fatal(err)
 	}
 	return got
+}
+
+func TestReadReport(t *testing.T) {
+	is := is.New(t)
+	c := open(t)
+	at := time.Now().Add(-time.Second)
+	sent := events.Report{Worker: "w1", Pool: "default", Results: []events.PollResult{
+		{Host: "web01", Check: "a/b é", Time: events.At(at), Result: events.Result{Status: events.OK, Message: "fine", Reg: 1, Lease: 2, Due: 3}},
+		{Host: "web01", Check: "db", Time: events.At(at), Result: events.Result{Status: events.Critical, Document: json.RawMessage(`{"a":1}`)}},
+	}}
+	partition := events.Partition("web01")
+	message := func(partition int, r events.Report) *nats.Msg {
+		b, err := events.Encode(events.Header{Type: events.TypeReport, Source: "urn:x", ID: "7", Time: at}, r)
+		is.NoErr(err)
+		return bus.Message(events.ReportSubject(partition, r.Pool, r.Worker), b)
+	}
+	got, err := bus.ReadResults(stored(t, c, message(partition, sent)))
+	is.NoErr(err)
+	is.Equal(len(got), 2)
+	for i, in := range got {
+		want := sent.Results[i]
+		want.Result.Worker, want.Result.Pool = "w1", "default"
+		is.Equal(in.Result, want.Result)
+		is.Equal([]string{in.Host, in.Check, in.ID}, []string{"web01", want.Check, "7"})
+		is.True(in.Polled && in.Observed.Equal(want.Time.Time) && in.Position == got[0].Position && in.Position > 0 && !in.Stored.IsZero())
+	}
+
+	bare := message(partition, sent)
+	bare.Header = nil
+	for name, m := range map[string]*nats.Msg{
+		"hosts of another partition": message(partition+1, sent),
+		"without content type":       bare,
+		"a single result":            {Subject: bare.Subject, Header: message(partition, sent).Header, Data: []byte(`{"specversion":"1.0","id":"7","source":"urn:x","type":"megaphone.check.result.v1","data":{"status":"OK"}}`)},
+	} {
+		got, err := bus.ReadResults(stored(t, c, m))
+		if got != nil || !errors.Is(err, events.ErrEvent) && !errors.Is(err, events.ErrResult) {
+			t.Errorf("%s: %v %v", name, got, err)
+		}
+	}
 }

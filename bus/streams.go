@@ -24,7 +24,7 @@ const (
 
 // configVersion is written into the streams. Raise it with any change below: a
 // process changes a stream only if its own version is higher.
-const configVersion = 1
+const configVersion = 2
 
 // Metadata keys of the streams.
 const (
@@ -157,7 +157,7 @@ func streamConfigs(o StreamOptions) []jetstream.StreamConfig {
 	registrations.MaxMsgsPerSubject, registrations.MaxBytes = 1, share(8)
 	registrations.Discard = jetstream.DiscardNew // a registration is refused rather than an older one forgotten
 
-	results := base(StreamResults, events.ResultSubjects, events.PolledSubjects, events.TickSubjects)
+	results := base(StreamResults, events.ResultSubjects, events.PolledSubjects, events.ReportSubjects, events.TickSubjects)
 	results.MaxAge, results.MaxBytes = ResultsAge, share(50)
 	results.SubjectTransform = &jetstream.SubjectTransformConfig{
 		Source:      "megaphone.*.*.*",

@@ -71,7 +71,10 @@ func TestStoredSubjects(t *testing.T) {
 	}
 	pos, err := c.Store(t.Context(), bus.Message(events.TickSubject(7), []byte(`{}`)))
 	is.NoErr(err)
-	is.Equal(get(t, c, bus.StreamResults, pos).Subject, "megaphone.tick.7") // ticks stay as they are
+	is.Equal(get(t, c, bus.StreamResults, pos).Subject, "megaphone.tick.7") // ticks stay as they are, and so do reports
+	pos, err = c.PublishReport(t.Context(), 7, events.Header{Type: events.TypeReport, Source: "urn:x", ID: "1", Time: time.Now()}, events.Report{Worker: "w.1", Pool: "@web01"})
+	is.NoErr(err)
+	is.Equal(get(t, c, bus.StreamResults, pos).Subject, "megaphone.report.7.%40web01.w%2E1")
 }
 
 func get(t *testing.T, c *bus.Conn, stream string, position uint64) *jetstream.RawStreamMsg {

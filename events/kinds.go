@@ -10,6 +10,7 @@ const (
 	TypeOverrideSet      = "megaphone.override.set.v1"
 	TypeOverrideCleared  = "megaphone.override.cleared.v1"
 	TypeResult           = "megaphone.check.result.v1"
+	TypeReport           = "megaphone.poll.report.v1"
 	TypeCheckChanged     = "megaphone.check.status.changed.v1"
 	TypeHostChanged      = "megaphone.host.status.changed.v1"
 	TypeCheckPresent     = "megaphone.check.status.present.v1"
@@ -52,6 +53,7 @@ func Kinds() []Kind {
 		{TypeOverrideSet, overrides, "gateway, CLI, services", "REGISTRATIONS", Override{}, "A status is set by hand, for a time.", false},
 		{TypeOverrideCleared, overrides, "gateway, CLI, services, aggregator", "REGISTRATIONS", Deregistration{}, "An override ended.", false},
 		{TypeResult, []string{"megaphone.result.<host>.<check>", "megaphone.polled.<host>.<check>"}, "services that push (result), workers (polled)", "RESULTS", Result{}, "What one poll or push found.", false},
+		{TypeReport, []string{"megaphone.report.<p>.<pool>.<worker>"}, "workers", "RESULTS", Report{}, "What polls found that was no news.", true},
 		{TypeCheckChanged, []string{"megaphone.status.check.<host>.<check>"}, "aggregator", "CHANGES", Transition{}, "A check changed its status or phase.", false},
 		{TypeHostChanged, []string{"megaphone.status.host.<host>"}, "aggregator", "CHANGES", Transition{}, "A host changed its status or phase.", false},
 		{TypeCheckPresent, nil, "gateway, to who asks for the present state", "", Transition{}, "How a check is: no transition, both sides are alike.", false},

@@ -92,7 +92,7 @@ func (v *view) parse(b []byte) bool {
 	}
 	const specversion, id, source, kind, data = 1, 2, 4, 8, 16
 	seen, bit, ok := 0, 0, false
-	end, whole := members(b, func(name, value []byte) bool {
+	end := members(b, blank(b, 0), func(name, value []byte) bool {
 		text, quoted := plainText(value)
 		switch string(name) {
 		case "specversion":
@@ -127,13 +127,17 @@ func (v *view) parse(b []byte) bool {
 		return ok && !twice
 	})
 	const required = specversion | id | source | kind | data
-	return whole && seen&required == required && len(bytes.TrimLeft(b[end:], " \t\r\n")) == 0
+	return end >= 0 && seen&required == required && len(bytes.TrimLeft(b[end:], " \t\r\n")) == 0
 }
 
 // parseResult reads a plain result, and is false for any other.
-func parseResult(b []byte, r *Result) bool {
+func parseResult(b []byte, r *Result) bool { return resultAt(b, 0, r) == len(b) }
+
+// resultAt reads the plain result that begins at i, and returns where it ends; -1
+// for any other.
+func resultAt(b []byte, i int, r *Result) (end int) {
 	seen, bit, ok := 0, 0, false
-	end, whole := members(b, func(name, value []byte) bool {
+	end = members(b, i, func(name, value []byte) bool {
 		switch string(name) {
 		case "status":
 			bit = 1
@@ -172,7 +176,10 @@ func parseResult(b []byte, r *Result) bool {
 		seen |= bit
 		return ok && !twice
 	})
-	return whole && end == len(b) && seen&3 == 3
+	if seen&3 != 3 {
+		return -1
+	}
+	return end
 }
 
 func plainStatus(value []byte) (Status, bool) {

@@ -13,15 +13,15 @@ import (
 
 // encodeLean is [Encode] for a plain event.
 func encodeLean(h Header, data any) (b []byte, ok bool) {
-	r, result := data.(Result)
-	const around = 512 // names and attributes of most events
-	b = make([]byte, 0, around+len(r.Message)+len(r.Document))
-	if b, ok = appendHead(b, h); !ok {
+	if b, ok = appendHead(make([]byte, 0, sizeOf(data)), h); !ok {
 		return nil, false
 	}
-	if result {
-		b, ok = appendResult(b, r)
-	} else {
+	switch data := data.(type) {
+	case Result:
+		b, ok = appendResult(b, data)
+	case Report:
+		b, ok = appendReport(b, data)
+	default:
 		var body []byte
 		var err error
 		if body, err = marshal(data); err == nil {
@@ -29,6 +29,22 @@ func encodeLean(h Header, data any) (b []byte, ok bool) {
 		}
 	}
 	return appendTail(b, h), ok
+}
+
+// sizeOf is how many bytes most events with such data have at most.
+func sizeOf(data any) int {
+	const around = 512 // names and attributes
+	switch data := data.(type) {
+	case Result:
+		return around + len(data.Message) + len(data.Document)
+	case Report:
+		size := around
+		for _, p := range data.Results {
+			size += around/2 + len(p.Result.Message) + len(p.Result.Document)
+		}
+		return size
+	}
+	return around
 }
 
 // appendHead appends what comes before the data.

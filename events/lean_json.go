@@ -1,46 +1,86 @@
 package events
 
+import "encoding/binary"
+
 // maxLeanDepth is how deeply JSON may be nested to be looked at here. Deeper is
 // left to the parsers that can say what is wrong with it.
 const maxLeanDepth = 64
 
 // members calls f with the name and the value of each member of the JSON object
-// that b begins with, and returns where that ends. It is false where b is no
-// valid JSON, a name is not plain ASCII, or f is false.
-func members(b []byte, f func(name, value []byte) bool) (end int, ok bool) {
-	i := blank(b, 0)
+// that begins at i, and returns where that ends; -1 where it is no valid JSON, a
+// name is not plain ASCII, or f is false.
+func members(b []byte, i int, f func(name, value []byte) bool) (end int) {
+	return object(b, i, func(name []byte, i int) int {
+		end := skipValue(b, i, 0)
+		if end < 0 || !f(name, b[i:end]) {
+			return -1
+		}
+		return end
+	})
+}
+
+// object calls f with each member's name and where in b its value begins, which
+// f returns the end of, and returns where the object that begins at i ends; -1
+// where it is no valid JSON, a name is not plain ASCII, or f returns -1.
+func object(b []byte, i int, f func(name []byte, i int) (end int)) (end int) {
 	if i >= len(b) || b[i] != '{' {
-		return 0, false
+		return -1
 	}
 	if i = blank(b, i+1); i < len(b) && b[i] == '}' {
-		return i + 1, true
+		return i + 1
 	}
 	for {
 		nameEnd := skipString(b, i)
 		if nameEnd < 0 {
-			return 0, false
+			return -1
 		}
 		name, quoted := plainText(b[i:nameEnd])
 		i = blank(b, nameEnd)
 		if !quoted || i >= len(b) || b[i] != ':' {
-			return 0, false
+			return -1
 		}
-		i = blank(b, i+1)
-		valueEnd := skipValue(b, i, 0)
-		if valueEnd < 0 || !f(name, b[i:valueEnd]) {
-			return 0, false
+		if i = f(name, blank(b, i+1)); i < 0 {
+			return -1
 		}
-		i = blank(b, valueEnd)
-		switch {
-		case i >= len(b):
-			return 0, false
-		case b[i] == '}':
-			return i + 1, true
-		case b[i] != ',':
-			return 0, false
+		var last bool
+		if i, last = next(b, i, '}'); last || i < 0 {
+			return i
 		}
-		i = blank(b, i+1)
 	}
+}
+
+// list is object for a JSON list.
+func list(b []byte, i int, f func(i int) (end int)) (end int) {
+	if i >= len(b) || b[i] != '[' {
+		return -1
+	}
+	if i = blank(b, i+1); i < len(b) && b[i] == ']' {
+		return i + 1
+	}
+	for {
+		if i = f(i); i < 0 {
+			return -1
+		}
+		var last bool
+		if i, last = next(b, i, ']'); last || i < 0 {
+			return i
+		}
+	}
+}
+
+// next returns where the next element or member begins, after the one that ends
+// at i, or, after the last, where the whole ends; -1 where there is neither.
+func next(b []byte, i int, end byte) (_ int, last bool) {
+	i = blank(b, i)
+	switch {
+	case i >= len(b):
+		return -1, false
+	case b[i] == end:
+		return i + 1, true
+	case b[i] != ',':
+		return -1, false
+	}
+	return blank(b, i+1), false
 }
 
 func blank(b []byte, i int) int {
@@ -123,6 +163,12 @@ func skipString(b []byte, i int) int {
 		return -1
 	}
 	for i++; i < len(b); i++ {
+		for i+8 <= len(b) && !special(binary.LittleEndian.Uint64(b[i:])) {
+			i += 8
+		}
+		if i >= len(b) {
+			return -1
+		}
 		switch c := b[i]; {
 		case c == '"':
 			return i + 1
@@ -135,6 +181,14 @@ func skipString(b []byte, i int) int {
 		}
 	}
 	return -1
+}
+
+// special reports whether one of the eight bytes of w may be a quote, a
+// backslash or a control character. It may be wrong only in saying yes.
+func special(w uint64) bool {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	zero := func(x uint64) uint64 { return (x - ones) &^ x } // the high bit of a byte that is 0
+	return (zero(w^ones*'"')|zero(w^ones*'\\')|((w-ones*' ')&^w))&highs != 0
 }
 
 // skipEscape returns the last byte of an escape.

@@ -81,6 +81,9 @@ func samples() map[string]any {
 		events.TypeOverrideSet:      events.Override{Host: "web01", Status: &ok, Reason: "deploy", Until: at},
 		events.TypeOverrideCleared:  events.Deregistration{Host: "web01"},
 		events.TypeResult:           events.Result{Status: events.Warning, Message: "queue is long", Document: json.RawMessage(`{"a":1}`)},
+		events.TypeReport: events.Report{Worker: "w1", Pool: "default", Results: []events.PollResult{
+			{Host: "web01", Check: "db", Time: at, Result: events.Result{Status: events.OK, Message: "fine", Reg: 1, Lease: 2, Due: 3}},
+		}},
 		events.TypeCheckChanged: events.Transition{
 			Host: "web01", Check: "db", Number: 17, Previous: events.Moment{Phase: events.Pending},
 			Current: events.Moment{Status: &critical, Phase: events.Live, Since: at}, Message: "no answer", Cause: events.CauseResult,

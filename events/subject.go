@@ -194,10 +194,10 @@ func FenceSubject(p int) string { return root + "fence." + strconv.Itoa(p) }
 func TickSubject(p int) string { return root + "tick." + strconv.Itoa(p) }
 
 // PartitionResults are the patterns of what an aggregator consumes for one
-// partition: results as stored, its ticks, and records of outages.
+// partition: single results as stored, reports, its ticks, and records of outages.
 func PartitionResults(p int) []string {
 	n := strconv.Itoa(p)
-	return []string{root + "result." + n + ".>", root + "polled." + n + ".>", TickSubject(p), TickAll}
+	return []string{root + "result." + n + ".>", root + "polled." + n + ".>", PartitionReports(p), TickSubject(p), TickAll}
 }
 
 // RejectedSubject is where a refused event is told; of is registration,

@@ -37,9 +37,10 @@ type Follower struct {
 	tell sink // of transitions; nil for none
 	log  *slog.Logger
 
-	ready chan struct{}
-	once  sync.Once
-	heard atomic.Int64 // Unix nanoseconds of the last sign of life of the bus
+	ready    chan struct{}
+	once     sync.Once
+	heard    atomic.Int64 // Unix nanoseconds of the last sign of life of the bus
+	reported atomic.Int64 // the same of the last report that was there at the start; bus time
 }
 
 // sink takes transitions in their order, from one goroutine: after begin(p) all
@@ -172,6 +173,7 @@ func (f *Follower) followStreams(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
+		f.readReports(ctx)
 		// The subscription may lag behind; what readers see first must not.
 		f.view.RefreshRegistration("", "")
 		if f.tell != nil {
@@ -181,6 +183,44 @@ func (f *Follower) followStreams(ctx context.Context) error {
 		return nil
 	})
 	return g.Wait()
+}
+
+// reportPatience bounds [Follower.readReports].
+const reportPatience = 10 * time.Second
+
+// readReports reads the last reports of workers, of which the stream keeps none for
+// each check. What it cannot read the next poll of each check tells.
+func (f *Follower) readReports(ctx context.Context) {
+	last := f.reported.Load()
+	if last == 0 {
+		return
+	}
+	from := time.Unix(0, last).Add(-events.ReportWindow)
+	ctx, cancel := context.WithTimeout(ctx, reportPatience)
+	defer cancel()
+	cons, err := f.conn.JetStream().OrderedConsumer(ctx, bus.StreamResults, jetstream.OrderedConsumerConfig{
+		FilterSubjects: []string{events.ReportSubjects}, DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &from,
+	})
+	if err != nil {
+		f.log.Debug("the last reports are not read", "error", err)
+		return
+	}
+	msgs, err := cons.Messages(jetstream.PullExpiry(4*time.Second), jetstream.PullHeartbeat(pullHeartbeat))
+	if err != nil {
+		f.log.Debug("the last reports are not read", "error", err)
+		return
+	}
+	defer msgs.Stop()
+	for n := cons.CachedInfo().NumPending; n > 0; n-- {
+		m, err := msgs.Next(jetstream.NextContext(ctx))
+		if err != nil {
+			f.log.Debug("the last reports are not all read", "left", n, "error", err)
+			return
+		}
+		if meta, err := m.Metadata(); err == nil {
+			f.applyResult(m, meta, true)
+		}
+	}
 }
 
 // tickPrefix is that of the subjects of ticks, which lie among the results.
@@ -376,13 +416,25 @@ func (f *Follower) applyChange(m jetstream.Msg, meta *jetstream.MsgMetadata, liv
 	f.tell.add(told)
 }
 
-func (f *Follower) applyResult(m jetstream.Msg, meta *jetstream.MsgMetadata, _ bool) {
+func (f *Follower) applyResult(m jetstream.Msg, meta *jetstream.MsgMetadata, live bool) {
 	if strings.HasPrefix(m.Subject(), tickPrefix) {
 		return
 	}
-	in, err := bus.ReadStoredResult(m, meta.Sequence.Stream, meta.Timestamp)
-	if err != nil {
-		return // the aggregator tells of it
+	if bus.IsReport(m.Subject()) {
+		results, err := bus.ReadReport(m, meta.Sequence.Stream, meta.Timestamp)
+		if err != nil {
+			return // the aggregator tells of it
+		}
+		if !live {
+			f.reported.Store(meta.Timestamp.UnixNano())
+		}
+		for _, in := range results {
+			f.view.ApplyResult(in)
+		}
+		return
 	}
-	f.view.ApplyResult(in)
+	in, err := bus.ReadStoredResult(m, meta.Sequence.Stream, meta.Timestamp)
+	if err == nil {
+		f.view.ApplyResult(in)
+	}
 }

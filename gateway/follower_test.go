@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"encoding/json"
 	"net"
 	"os"
 	"strconv"
@@ -121,4 +122,35 @@ func TestLostConsumersAreNoticed(t *testing.T) {
 	is := is.New(t)
 	is.True(pullWait > 2*pullHeartbeat)
 	is.True(pullWait < quietTime) // asking for a sign of life in between
+}
+
+// What came in reports shows, and a gateway that starts later knows it, too: the
+// stream keeps none of it for each check.
+func TestReports(t *testing.T) {
+	is := is.New(t)
+	r := start(t)
+	r.registered("a", `"http://x/"`, events.Result{Status: events.OK, Message: "alone"})
+	e, _ := r.reg.Check("web01", "a")
+	for n := range 3 {
+		at := time.Now()
+		_, err := r.conn.PublishReport(t.Context(), events.Partition("web01"),
+			events.Header{Type: events.TypeReport, Source: "urn:megaphone:worker:w1", ID: strconv.Itoa(n), Time: at},
+			events.Report{Worker: "w1", Pool: "default", Results: []events.PollResult{{Host: "web01", Check: "a", Time: events.At(at), Result: events.Result{
+				Status: events.OK, Message: "together " + strconv.Itoa(n), Reg: e.Position, Lease: 1 << 40, Due: at.UnixMilli() + int64(n),
+				Document: json.RawMessage(`{"status":"OK","n":` + strconv.Itoa(n) + `}`),
+			}}}})
+		is.NoErr(err)
+	}
+	// A report of which the last one of its subject says nothing about the check.
+	_, err := r.conn.PublishReport(t.Context(), events.Partition("web01"),
+		events.Header{Type: events.TypeReport, Source: "urn:megaphone:worker:w1", ID: "last", Time: time.Now()},
+		events.Report{Worker: "w1", Pool: "default", Results: []events.PollResult{}})
+	is.NoErr(err)
+	shown := func(r *rig) bool {
+		v := r.get("/hosts/web01/checks/a").object(t)
+		return v["message"] == "together 2" && v["document"].(map[string]any)["n"] == 2.0
+	}
+	r.eventually("the reports are shown", func() bool { return shown(r) })
+	later := startOn(t, r.bus)
+	is.True(shown(later)) // at once: it was read before the gateway was ready
 }

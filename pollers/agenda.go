@@ -33,6 +33,11 @@ type task struct {
 	slowly  bool // the present one counts as such
 
 	interrupted bool // its last poll found nothing out; read once it has ended
+
+	settle int           // how often in a row it has to be found the same before that is no news
+	same   int           // how often it was, as far as was stored under this lease
+	told   events.Status // that
+	waits  *report       // in which its last result waits to be sent; nil for none
 }
 
 // again returns the task for another lease, in which its check has answered
@@ -40,7 +45,7 @@ type task struct {
 func (t *task) again() *task {
 	return &task{
 		host: t.host, check: t.check, reg: t.reg, stored: t.stored, target: t.target, local: t.local, endpoint: t.endpoint,
-		schedule: t.schedule, timeout: t.timeout, slot: t.slot, failures: -1, index: -1,
+		schedule: t.schedule, timeout: t.timeout, slot: t.slot, settle: t.settle, failures: -1, index: -1,
 	}
 }
 

@@ -38,7 +38,7 @@ func TestWorkerFencesItself(t *testing.T) {
 	is.Equal(looks.Load(), int64(0))
 	is.Equal(w.Stats().Discarded, uint64(1)) // it was due
 
-	reply := w.publish(h, w.tasks[name{r.Host, r.ID}], Finding{Reading: Reading{Status: events.Critical}}, time.Now(), time.Second, "")
+	reply := w.publish(h, w.tasks[name{r.Host, r.ID}], events.Result{Status: events.Critical}, time.Now())
 	is.Equal(reply, moved)
 	s, err := conn.JetStream().Stream(t.Context(), bus.StreamResults)
 	is.NoErr(err)

@@ -96,6 +96,12 @@ func (a *agenda) hurry(t *task, now int64) {
 	}
 }
 
+// wanted reports whether somebody waits for the poll of t.
+func (o *orders) wanted(t *task) bool {
+	open := o.open[name{t.host, t.check}]
+	return open != nil && open.answer == nil
+}
+
 // forget drops answers that are older than orderPause.
 func (o *orders) forget(now time.Time) {
 	for len(o.told) > 0 && now.Sub(o.open[o.told[0]].at) >= orderPause {

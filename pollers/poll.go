@@ -14,10 +14,16 @@ import (
 
 // poll looks at a check once and publishes what it found, while the lease holds.
 func (w *Worker) poll(h *held, t *task) {
-	defer w.done(t)
+	if !w.pollOnce(h, t) {
+		w.done(t)
+	}
+}
+
+// pollOnce is poll, and true where the poll has been ended.
+func (w *Worker) pollOnce(h *held, t *task) (ended bool) {
 	if !h.lease.Valid() { // this process was stopped for a while: others may poll by now
 		w.spare(t)
-		return
+		return false
 	}
 	w.counts.polls.Add(1)
 	ctx, cancel := context.WithTimeout(h.ctx, t.timeout)
@@ -32,11 +38,19 @@ func (w *Worker) poll(h *held, t *task) {
 	if h.ctx.Err() != nil || !wanted { // an interrupted poll says nothing about its check
 		w.counts.discarded.Add(1)
 		t.interrupted = true
-		return
+		return false
 	}
 	end := start.Add(latency)
-	suspect := w.canary.verdict(h.ctx, start, end, f.Err == nil && f.Status == events.OK)
-	w.tell(t, w.publish(h, t, f, end, latency, suspect))
+	result := events.Result{
+		Status: f.Status, Message: f.Message, Document: f.Document, LatencySeconds: microseconds(latency),
+		Worker: w.conf.Name, Pool: t.slot.pool, Reg: t.reg, Lease: h.lease.Epoch, Due: t.key,
+		Suspect: w.canary.verdict(h.ctx, start, end, f.Err == nil && f.Status == events.OK),
+	}
+	if w.postpone(h, t, result, end) {
+		return true
+	}
+	w.tell(t, w.publish(h, t, result, end))
+	return false
 }
 
 // spare gives the target of a poll free that is not begun.
@@ -92,7 +106,11 @@ func (w *Worker) fetched(t *task, err error) (wanted bool) {
 func (w *Worker) done(t *task) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	now := time.Now().UnixMilli()
+	w.ended(t, time.Now().UnixMilli())
+}
+
+// ended says that a poll is over. The caller holds mu.
+func (w *Worker) ended(t *task, now int64) {
 	dropped := w.agenda.done(t, now)
 	w.counts.dropped.Add(dropped)
 	w.recent.at(now).dropped += uint64(dropped)
@@ -107,17 +125,10 @@ const (
 
 var errLease = errors.New("the lease has ended")
 
-// publish stores a result while the lease is valid. A second copy of one whose
-// acknowledgement was lost does no harm: its key does not grow.
-func (w *Worker) publish(h *held, t *task, f Finding, at time.Time, latency time.Duration, suspect string) events.PollReply {
-	header := events.Header{
-		Type: events.TypeResult, Source: "urn:megaphone:worker:" + events.Token(w.conf.Name), ID: nuid.Next(),
-		Host: t.host, Check: t.check, Time: at,
-	}
-	result := events.Result{
-		Status: f.Status, Message: f.Message, Document: f.Document, LatencySeconds: microseconds(latency),
-		Worker: w.conf.Name, Pool: t.slot.pool, Reg: t.reg, Lease: h.lease.Epoch, Due: t.key, Suspect: suspect,
-	}
+// publish stores a result that travels alone while the lease is valid. A second
+// copy of one whose acknowledgement was lost does no harm: its key does not grow.
+func (w *Worker) publish(h *held, t *task, result events.Result, at time.Time) events.PollReply {
+	header := events.Header{Type: events.TypeResult, Source: w.source(), ID: nuid.Next(), Host: t.host, Check: t.check, Time: at}
 	var err error
 	for n := range publishTries {
 		if n > 0 && !sleep(h.ctx, publishPause<<(n-1)) {
@@ -129,9 +140,11 @@ func (w *Worker) publish(h *held, t *task, f Finding, at time.Time, latency time
 		}
 		var position uint64
 		if position, err = w.conf.Conn.PublishResult(h.ctx, t.host, t.check, header, result); err == nil {
-			return events.PollReply{Position: position, Suspect: suspect}
+			t.noted(result, true)
+			return events.PollReply{Position: position, Suspect: result.Suspect}
 		}
 	}
+	t.noted(result, false)
 	if h.ctx.Err() != nil || errors.Is(err, errLease) {
 		w.counts.discarded.Add(1) // whoever has the lease now polls the check
 		t.interrupted = true
@@ -140,6 +153,9 @@ func (w *Worker) publish(h *held, t *task, f Finding, at time.Time, latency time
 	w.lost(t, err)
 	return events.PollReply{Refused: "the result could not be stored: " + err.Error()}
 }
+
+// source is that of the worker's events.
+func (w *Worker) source() string { return "urn:megaphone:worker:" + events.Token(w.conf.Name) }
 
 // lost counts a result that could not be published, and logs it at most once a
 // second: where one is lost, all are.

@@ -21,15 +21,16 @@ type Worker struct {
 	http  *HTTP
 	wake  chan struct{} // holds one: dispatch is worth calling
 
-	mu     sync.Mutex
-	tasks  map[name]*task
-	slots  map[slotKey]*slot
-	agenda *agenda
-	until  int64 // when the scheduler wakes by itself, Unix milliseconds
-	last   int64 // when it dispatched last
-	recent window
-	orders orders
-	canary *canaries // nil without any
+	mu      sync.Mutex
+	tasks   map[name]*task
+	slots   map[slotKey]*slot
+	agenda  *agenda
+	until   int64 // when the scheduler wakes by itself, Unix milliseconds
+	last    int64 // when it dispatched last
+	recent  window
+	orders  orders
+	reports map[reportKey]*report // that wait to be sent
+	canary  *canaries             // nil without any
 
 	counts counts
 }
@@ -53,7 +54,7 @@ type held struct {
 	ctx    context.Context // of its polls; ends with the lease
 	cancel context.CancelFunc
 	lease  bus.Lease
-	polls  sync.WaitGroup // grows only while the slot is held
+	polls  sync.WaitGroup // and results that wait to be reported; grows only while the slot is held
 }
 
 // New returns a worker that does nothing before Run.
@@ -71,7 +72,7 @@ func New(c Config) *Worker {
 	return &Worker{
 		canary: newCanaries(c.Canaries, kinds.Check, c.Logger),
 		conf:   c, kinds: kinds, http: h, wake: make(chan struct{}, 1),
-		tasks: map[name]*task{}, slots: map[slotKey]*slot{},
+		tasks: map[name]*task{}, slots: map[slotKey]*slot{}, reports: map[reportKey]*report{},
 		agenda: newAgenda(c.limits()), until: math.MaxInt64,
 	}
 }
@@ -306,7 +307,7 @@ func (w *Worker) newTask(e bus.Entry) (*task, bool) {
 	return &task{
 		local: local,
 		host:  r.Host, check: r.ID, reg: e.Position, stored: e.Stored.UnixMilli(), target: target,
-		endpoint: endpointOf(target.Addr), schedule: NewSchedule(r.Host, r.ID, interval), timeout: timeout, index: -1,
+		endpoint: endpointOf(target.Addr), schedule: NewSchedule(r.Host, r.ID, interval), timeout: timeout, settle: max(r.Rise, r.Fall, 1), index: -1,
 	}, true
 }
 

@@ -30,13 +30,14 @@ type field struct {
 
 	mu      sync.Mutex
 	results []bus.Incoming
+	reports map[uint64]bool // positions of results that came in reports
 	moved   chan struct{}
 }
 
 func newField(tb testing.TB) *field { return newFieldOn(tb, bustest.Start(tb)) }
 
 func newFieldOn(tb testing.TB, s *server.Server) *field {
-	f := &field{tb: tb, server: s, moved: make(chan struct{})}
+	f := &field{tb: tb, server: s, reports: map[uint64]bool{}, moved: make(chan struct{})}
 	conn, registry := f.connect(s.URL())
 	f.registry = registry
 	f.collect(conn)
@@ -62,14 +63,17 @@ func (f *field) collect(conn *bus.Conn) {
 	consumer, err := stream.OrderedConsumer(f.tb.Context(), jetstream.OrderedConsumerConfig{})
 	must(f.tb, err)
 	reading, err := consumer.Consume(func(m jetstream.Msg) {
-		in, err := bus.ReadResult(m)
+		in, err := bus.ReadResults(m)
 		if err != nil {
 			f.tb.Errorf("read %s: %v", m.Subject(), err)
 			return
 		}
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		f.results = append(f.results, in)
+		f.results = append(f.results, in...)
+		if bus.IsReport(m.Subject()) {
+			f.reports[in[0].Position] = true
+		}
 		close(f.moved)
 		f.moved = make(chan struct{})
 	})

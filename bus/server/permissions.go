@@ -63,7 +63,7 @@ var subscribable = []grant{
 var publishable = []grant{
 	{Subject: "megaphone.registration.>", Why: "register"},
 	{Subject: "megaphone.override.>", Why: "override"},
-	{Subject: "megaphone.result.>", Why: "push; megaphone.polled.> is for workers alone"},
+	{Subject: "megaphone.result.>", Why: "push; megaphone.polled.> and megaphone.report.> are for workers alone"},
 	{Subject: "megaphone.api.>", Why: "requests that are validated and stored before the answer"},
 	{Subject: "$SRV.>", Many: true, Why: "nats micro ls"},
 

@@ -34,7 +34,7 @@ func createStreams(t *testing.T, nc *nats.Conn) {
 			FirstSeq:         firstSeq, AllowMsgTTL: true, AllowDirect: true,
 			MaxAge: 30 * 24 * time.Hour, MaxBytes: 64 << 20,
 		},
-		{Name: "RESULTS", Subjects: []string{"megaphone.result.>", "megaphone.polled.>", "megaphone.tick.>"}, MaxBytes: 64 << 20},
+		{Name: "RESULTS", Subjects: []string{"megaphone.result.>", "megaphone.polled.>", "megaphone.report.>", "megaphone.tick.>"}, MaxBytes: 64 << 20},
 		{Name: "STATE", Subjects: []string{"megaphone.state.>"}, MaxMsgsPerSubject: 1},
 	} {
 		if _, err := js.CreateStream(t.Context(), config); err != nil {
@@ -99,7 +99,7 @@ func TestAnonymousMayNotPublish(t *testing.T) {
 	w := newWorld(t)
 	for _, subject := range []string{
 		"megaphone.status.host.web01", "megaphone.status.check.web01.db",
-		"megaphone.commit.host.web01", "megaphone.polled.web01.db", "megaphone.polled.3.web01.db",
+		"megaphone.commit.host.web01", "megaphone.polled.web01.db", "megaphone.polled.3.web01.db", "megaphone.report.3.default.w1",
 		"megaphone.state.3.host.web01", "megaphone.state.3.fence", "megaphone.fence.3",
 		"megaphone.tick.3", "megaphone.tick.all", "megaphone.process.worker.a", "megaphone.rejected.result.a.b",
 		"megaphone.gate.consumer.named.x", "$KV.LEASES.a.3", "_INBOX.somebody", "other",

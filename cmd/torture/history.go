@@ -95,11 +95,13 @@ func (e *evidence) takeResult(m jetstream.Msg, position uint64) error {
 		e.Ticks = append(e.Ticks, t)
 		return err
 	}
-	in, err := bus.ReadResult(m)
-	e.Results = append(e.Results, result{
-		Name: name{in.Host, in.Check}, Position: position, Stored: in.Stored, Polled: in.Polled,
-		Status: in.Result.Status, Message: in.Result.Message, Order: in.Result.Order(),
-	})
+	read, err := bus.ReadResults(m)
+	for _, in := range read {
+		e.Results = append(e.Results, result{
+			Name: name{in.Host, in.Check}, Position: position, Stored: in.Stored, Polled: in.Polled,
+			Status: in.Result.Status, Message: in.Result.Message, Order: in.Result.Order(),
+		})
+	}
 	return err
 }
 
