@@ -11,6 +11,7 @@ import (
 
 	"github.com/cloudevents/sdk-go/v2/event"
 	"github.com/looprock/megaphone/events"
+	"github.com/nats-io/nats.go"
 )
 
 // record is a message of the stream REGISTRATIONS, read and valid. At most one
@@ -28,19 +29,25 @@ type record struct {
 // errAddress says that an event names another host or check than its subject.
 var errAddress = errors.New("the event is about something else than its subject")
 
-// readRecord reads a message of REGISTRATIONS. The address in the subject wins:
-// data may leave it out, but not say another.
+// readRecord reads a message of REGISTRATIONS, and returns its event where
+// [eventJSON] needs that. The address in the subject wins: data may leave it out,
+// but not say another.
 func readRecord(m Msg, position uint64, stored time.Time) (record, event.Event, error) {
 	r := record{subject: m.Subject(), position: position, stored: stored}
 	var err error
 	if r.addr, err = events.ParseSubject(m.Subject()); err != nil {
 		return r, event.Event{}, err
 	}
+	kind := r.addr.Kind
+	if kind == "registration" && r.addr.Check != "" && structured(m.Headers()) {
+		if reg, ok := events.PlainRegistration(m.Data()); ok {
+			return r, event.Event{}, r.takeCheck(reg)
+		}
+	}
 	e, err := ReadEvent(m)
 	if err != nil {
 		return r, e, err
 	}
-	kind := r.addr.Kind
 	switch t := e.Type(); {
 	case kind == "registration" && r.addr.Check != "" && t == events.TypeRegistered:
 		err = r.readCheck(e)
@@ -58,11 +65,32 @@ func readRecord(m Msg, position uint64, stored time.Time) (record, event.Event, 
 	return r, e, err
 }
 
+// structured reports whether a message says so in the one way in which our own
+// processes do.
+func structured(h nats.Header) bool {
+	ct := h["Content-Type"]
+	return len(ct) == 1 && ct[0] == events.ContentType && !binary(h)
+}
+
+// binary reports whether a message has the attributes of an event as headers.
+func binary(h nats.Header) bool {
+	for name := range h {
+		if strings.EqualFold(name, "ce-specversion") {
+			return true
+		}
+	}
+	return false
+}
+
 func (r *record) readCheck(e event.Event) error {
 	var reg events.Registration
 	if err := events.DataAs(e, &reg); err != nil {
 		return err
 	}
+	return r.takeCheck(reg)
+}
+
+func (r *record) takeCheck(reg events.Registration) error {
 	if err := r.sameAddress(reg.Host, reg.ID, ""); err != nil {
 		return err
 	}
@@ -133,14 +161,12 @@ func (r *record) sameAddress(host, check, name string) error {
 
 // eventJSON is the event of a message as structured JSON.
 func eventJSON(m Msg, e event.Event) ([]byte, error) {
-	for name := range m.Headers() {
-		if strings.EqualFold(name, "ce-specversion") { // binary mode
-			e = e.Clone()
-			e.SetDataContentType(event.ApplicationJSON) // as which it was read, whatever it said
-			return events.Marshal(e)
-		}
+	if !binary(m.Headers()) {
+		return m.Data(), nil
 	}
-	return m.Data(), nil
+	e = e.Clone()
+	e.SetDataContentType(event.ApplicationJSON) // as which it was read, whatever it said
+	return events.Marshal(e)
 }
 
 // index is what the stream REGISTRATIONS amounts to. It has no lock. Entries are

@@ -60,6 +60,11 @@ func (r Registration) Target() (Target, error) {
 	if r.Push() {
 		return Target{}, nil
 	}
+	if skipString(r.URL, 0) == len(r.URL) { // most are, and this is asked for often
+		if addr, ok := plainString(r.URL); ok && addr != "" {
+			return Target{Addr: addr}, nil
+		}
+	}
 	var addr string
 	if json.Unmarshal(r.URL, &addr) == nil {
 		if addr == "" {
