@@ -141,6 +141,31 @@ func encodeAnyLine(l journalLine) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
+// decodeLine reads a line. One in the form that [encodeLine] writes is looked at
+// once, not three times: a restart reads as many as there are registrations.
+func decodeLine(b []byte) (l journalLine, err error) {
+	if l, ok := decodePlainLine(b); ok {
+		return l, nil
+	}
+	err = json.Unmarshal(b, &l)
+	return l, err
+}
+
+// decodePlainLine is false for a line in another form, be it readable or not.
+func decodePlainLine(b []byte) (l journalLine, ok bool) {
+	b, begins := bytes.CutPrefix(b, []byte(`{"position":`))
+	position, b, _ := bytes.Cut(b, []byte(`,"subject":"`))
+	subject, b, _ := bytes.Cut(b, []byte(`","stored":"`))
+	stored, b, _ := bytes.Cut(b, []byte(`","event":`))
+	event, ends := bytes.CutSuffix(b, []byte("}\n"))
+	if !begins || !ends || bytes.HasPrefix(position, []byte("0")) || bytes.ContainsFunc(subject, quoted) || !json.Valid(event) {
+		return l, false
+	}
+	at, err := strconv.ParseUint(string(position), 10, 64)
+	l = journalLine{Position: at, Subject: string(subject), Event: bytes.TrimSpace(event)}
+	return l, err == nil && l.Stored.UnmarshalText(stored) == nil
+}
+
 // wait returns once everything up to position is on the disk.
 func (j *journal) wait(ctx context.Context, position uint64) error {
 	if j.off() || j.covered() >= position {
@@ -389,8 +414,8 @@ func readJournal(path string, log *slog.Logger, each func(journalLine) error) (j
 			}
 			continue
 		}
-		var l journalLine
-		if err := json.Unmarshal(b, &l); err != nil || l.Subject == "" {
+		l, err := decodeLine(b)
+		if err != nil || l.Subject == "" {
 			log.Warn("a line of the registrations file is unreadable", "file", path, "line", n, "error", err)
 			continue
 		}

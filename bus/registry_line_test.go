@@ -3,6 +3,7 @@ package bus
 import (
 	"bytes"
 	"encoding/json"
+	"reflect"
 	"testing"
 	"time"
 
@@ -32,4 +33,38 @@ func TestEncodeLine(t *testing.T) {
 			is.Equal(a.String(), b.String())
 		})
 	}
+}
+
+// FuzzDecodeLine: what is read as a plain line is read by encoding/json with
+// equal values.
+func FuzzDecodeLine(f *testing.F) {
+	const head = `{"position":7,"subject":"megaphone.registration.web01.db","stored":"2026-11-22T10:00:01.5Z","event":`
+	for _, line := range []string{
+		head + `{"a": 1}}`, head + "null}", head + ` [] } `, head + `1,"more":1}`, head + `{"a":}}`, `{"position":07` + head[len(`{"position":7`):] + "1}",
+		`{"position":-1,"subject":"é","stored":"2026-11-22T10:00:01+01:00","event":"x"}`, `{"subject":"","position":1}`, "{}", "",
+		`{"position":99999999999999999999` + head[len(`{"position":7`):] + "1}",
+	} {
+		f.Add([]byte(line + "\n"))
+	}
+	f.Fuzz(func(t *testing.T, line []byte) {
+		got, ok := decodePlainLine(line)
+		if !ok {
+			return
+		}
+		var want journalLine
+		if err := json.Unmarshal(line, &want); err != nil || !reflect.DeepEqual(got, want) {
+			t.Fatalf("%q\nread as %+v\nwant    %+v %v", line, got, want, err)
+		}
+	})
+}
+
+// What is written is read again, and in the short way.
+func TestDecodePlainLine(t *testing.T) {
+	is := is.New(t)
+	want := journalLine{1795655314280832, "megaphone.registration.web01.db", time.Date(2026, 11, 26, 1, 2, 3, 456_789_000, time.UTC), []byte(`{"specversion": "1.0"}`)}
+	b, err := encodeLine(want)
+	is.NoErr(err)
+	got, ok := decodePlainLine(b)
+	is.True(ok)
+	is.Equal(got, want)
 }
