@@ -11,7 +11,7 @@ import (
 )
 
 // What is written without looking at the event reads as what encoding/json writes.
-func TestEncodeLine(t *testing.T) {
+func TestAppendLine(t *testing.T) {
 	stored := time.Date(2026, 11, 26, 1, 2, 3, 456_789_000, time.UTC)
 	for name, l := range map[string]journalLine{
 		"plain":              {1795655314280832, "megaphone.registration.web01.db", stored, []byte(`{"specversion": "1.0","data":{"url":"http://a/?b&c=<d>"}}`)},
@@ -22,10 +22,12 @@ func TestEncodeLine(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			is := is.New(t)
-			got, err := encodeLine(l)
+			got, err := appendLine([]byte("before"), l)
 			is.NoErr(err)
+			got, kept := bytes.CutPrefix(got, []byte("before"))
+			is.True(kept)
 			is.Equal(bytes.IndexByte(got, '\n'), len(got)-1)
-			want, err := encodeAnyLine(l)
+			want, err := appendAnyLine(nil, l)
 			is.NoErr(err)
 			var a, b bytes.Buffer
 			is.NoErr(json.Compact(&a, got))
@@ -62,7 +64,7 @@ func FuzzDecodeLine(f *testing.F) {
 func TestDecodePlainLine(t *testing.T) {
 	is := is.New(t)
 	want := journalLine{1795655314280832, "megaphone.registration.web01.db", time.Date(2026, 11, 26, 1, 2, 3, 456_789_000, time.UTC), []byte(`{"specversion": "1.0"}`)}
-	b, err := encodeLine(want)
+	b, err := appendLine(nil, want)
 	is.NoErr(err)
 	got, ok := decodePlainLine(b)
 	is.True(ok)

@@ -505,7 +505,10 @@ func (l *loading) commit() {
 		r.journal.breakUp(l.fileErr)
 	}
 	r.mu.Lock()
-	changes := l.ix.changes(r.ix)
+	var changes []RegistryChange
+	if len(r.subs) > 0 { // at the start there are none, and everything is new
+		changes = l.ix.changes(r.ix)
+	}
 	r.ix = l.ix
 	r.announce(changes...)
 	r.mu.Unlock()
