@@ -3,6 +3,7 @@ package pollers
 import (
 	"context"
 	"encoding/json"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -40,7 +41,55 @@ func TestWorkerFencesItself(t *testing.T) {
 
 	reply := w.publish(h, w.tasks[name{r.Host, r.ID}], events.Result{Status: events.Critical}, time.Now())
 	is.Equal(reply, moved)
+
+	// Nor is published what waited for others.
+	w.mu.Lock()
+	waits, _ := w.agenda.take(time.Now().Add(time.Hour).UnixMilli())
+	w.mu.Unlock()
+	w.fetched(waits, nil)
+	waits.noted(events.Result{Status: events.OK}, true)
+	is.True(w.postpone(h, waits, events.Result{Status: events.OK}, time.Now()))
+	h.polls.Wait()
+	is.Equal(w.Stats().Discarded, uint64(3))
+
 	s, err := conn.JetStream().Stream(t.Context(), bus.StreamResults)
 	is.NoErr(err)
 	is.Equal(s.CachedInfo().State.Msgs, uint64(0))
+}
+
+func TestNews(t *testing.T) {
+	ok, large := events.Result{Status: events.OK}, json.RawMessage(`"`+strings.Repeat("x", reportAlone)+`"`)
+	for name, tt := range map[string]struct {
+		told     []events.Result // each of which was stored
+		lost     bool            // and then one that was not
+		fall     int
+		interval time.Duration
+		found    events.Result
+		want     bool
+	}{
+		"the first one":                 {found: ok, want: true},
+		"the same":                      {told: []events.Result{ok}, found: ok},
+		"the same with other words":     {told: []events.Result{ok}, found: events.Result{Status: events.OK, Message: "x", Document: json.RawMessage(`1`)}},
+		"another":                       {told: []events.Result{ok, ok}, found: events.Result{Status: events.Warning}, want: true},
+		"one that is being counted":     {told: []events.Result{ok, ok}, fall: 3, found: ok, want: true},
+		"one that was counted":          {told: []events.Result{ok, ok, ok}, fall: 3, found: ok},
+		"after one that was lost":       {told: []events.Result{ok, ok}, lost: true, found: ok, want: true},
+		"after one that does not count": {told: []events.Result{ok, {Status: events.OK, Suspect: "x"}}, found: ok, want: true},
+		"one that does not count":       {told: []events.Result{ok}, found: events.Result{Status: events.OK, Suspect: "x"}, want: true},
+		"a large one":                   {told: []events.Result{ok}, found: events.Result{Status: events.OK, Document: large}, want: true},
+		"a rare one":                    {told: []events.Result{ok}, interval: events.MaxReportInterval + time.Millisecond, found: ok, want: true},
+		"one that is rare enough":       {told: []events.Result{ok}, interval: events.MaxReportInterval, found: ok},
+	} {
+		t.Run(name, func(t *testing.T) {
+			is := is.New(t)
+			tk := &task{settle: max(tt.fall, 1), schedule: NewSchedule("web01", "db", max(tt.interval, time.Second))}
+			for _, r := range tt.told {
+				tk.noted(r, true)
+			}
+			if tt.lost {
+				tk.noted(ok, false)
+			}
+			is.Equal(tk.news(tt.found), tt.want)
+		})
+	}
 }

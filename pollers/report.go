@@ -140,6 +140,7 @@ func (w *Worker) send(r *report) {
 	for n := range publishTries {
 		if n > 0 {
 			time.Sleep(publishPause << (n - 1)) // not for long: whoever hands over waits
+			results = w.stillNew(results)
 		}
 		if results = w.stillValid(results); len(results) == 0 {
 			return
@@ -184,4 +185,19 @@ func (w *Worker) stillValid(results []reported) (valid []reported) {
 		r.polls.Done()
 	}
 	return valid
+}
+
+// stillNew ends those results whose checks have been polled again since: they would
+// come after the newer ones, which say more.
+func (w *Worker) stillNew(results []reported) (last []reported) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, r := range results {
+		if r.key == r.result.Result.Due {
+			last = append(last, r)
+		} else {
+			r.polls.Done()
+		}
+	}
+	return last
 }
