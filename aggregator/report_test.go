@@ -69,6 +69,8 @@ func TestPartition_ReportsAreReadAgain(t *testing.T) {
 	is.NoErr(first.takeOver(t.Context()))
 	f.poll("web01", "a", a, events.OK)
 	f.poll("web01", "b", b, events.OK)
+	f.drain(first, func() bool { return first.hosts["web01"].check("b").state.Number == 1 })
+	is.NoErr(first.checkpoint(t.Context())) // writes both; it writes nothing of what follows
 	f.report(f.found("web01", "a", a, events.OK))
 	end := f.report(f.found("web01", "a", a, events.OK), f.found("web01", "b", b, events.OK))
 	f.drain(first, func() bool { return first.results >= end })

@@ -35,6 +35,13 @@ func (f *field) together(all []bus.Incoming) (out []bus.Incoming) {
 	return out
 }
 
+// last is the position of the last result stored.
+func (f *field) last() uint64 {
+	s, err := f.conn.JetStream().Stream(f.tb.Context(), bus.StreamResults)
+	must(f.tb, err)
+	return s.CachedInfo().State.LastSeq
+}
+
 // What is as it was travels with others; the first result of a check, and every
 // change, travels alone.
 func TestWorkerReports(t *testing.T) {
@@ -133,14 +140,30 @@ func TestWorkerReportsBeforeItLeaves(t *testing.T) {
 	}
 	f.wait(soon, func(all []bus.Incoming) bool { return len(all) > 200 })
 	stop()
-	f.wait(soon, func(all []bus.Incoming) bool {
-		told := true
-		looked.Range(func(check, at any) bool {
-			own := of(all, check.(string))
-			told = told && len(own) > 0 && !own[len(own)-1].Observed.Before(at.(time.Time))
-			return told
-		})
-		return told
+	end := f.last() // what is stored now is all there will be
+	all := f.wait(soon, func(all []bus.Incoming) bool { return len(all) > 0 && all[len(all)-1].Position >= end })
+	looked.Range(func(check, at any) bool {
+		own := of(all, check.(string))
+		is.True(!own[len(own)-1].Observed.Before(at.(time.Time)))
+		return true
 	})
 	is.Equal(w.Stats().Lost+w.Stats().Discarded, uint64(0))
+}
+
+// Somebody who asks for a poll gets what it found, also where that is no news.
+func TestWorkerReportsToWhoAsks(t *testing.T) {
+	is := is.New(t)
+	f := newField(t)
+	var status atomic.Int32
+	status.Store(int32(events.OK))
+	f.worker(pollers.Config{Kinds: found(&status)})
+	f.register(events.Registration{ID: "a", URL: quoted("found://web01/"), Interval: events.Duration(10 * time.Second)})
+	f.wait(soon, func(all []bus.Incoming) bool { return len(all) > 0 })
+	conn, _ := f.connect(f.server.URL())
+	r, err := conn.PollNow(t.Context(), events.DefaultPool, events.PollOrder{Host: "web01", Check: "a"})
+	is.NoErr(err)
+	is.True(r.Position > 0)
+	all := f.wait(soon, func(all []bus.Incoming) bool { return all[len(all)-1].Position >= r.Position })
+	is.Equal(all[len(all)-1].Position, r.Position)
+	is.Equal(len(f.together(all)), 0)
 }

@@ -26,6 +26,7 @@ import (
 type field struct {
 	tb       testing.TB
 	server   *server.Server
+	conn     *bus.Conn
 	registry *bus.Registry
 
 	mu      sync.Mutex
@@ -38,9 +39,8 @@ func newField(tb testing.TB) *field { return newFieldOn(tb, bustest.Start(tb)) }
 
 func newFieldOn(tb testing.TB, s *server.Server) *field {
 	f := &field{tb: tb, server: s, reports: map[uint64]bool{}, moved: make(chan struct{})}
-	conn, registry := f.connect(s.URL())
-	f.registry = registry
-	f.collect(conn)
+	f.conn, f.registry = f.connect(s.URL())
+	f.collect(f.conn)
 	return f
 }
 
