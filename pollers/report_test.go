@@ -130,8 +130,10 @@ func TestWorkerReportsBeforeItLeaves(t *testing.T) {
 	is := is.New(t)
 	f := newField(t)
 	var looked sync.Map // check: when it was looked at last
+	var looks atomic.Int64
 	look := func(_ context.Context, target events.Target) pollers.Finding {
 		looked.Store(strings.TrimPrefix(target.Addr, "look://web01/"), time.Now().Truncate(time.Millisecond))
+		looks.Add(1)
 		return pollers.Finding{Reading: pollers.Reading{Status: events.OK}}
 	}
 	w, stop := f.worker(pollers.Config{Kinds: pollers.Kinds{"look": look}})
@@ -139,6 +141,8 @@ func TestWorkerReportsBeforeItLeaves(t *testing.T) {
 		f.register(events.Registration{ID: fmt.Sprint(i), URL: quoted(fmt.Sprintf("look://web01/%d", i)), Interval: events.Duration(time.Second)})
 	}
 	f.wait(soon, func(all []bus.Incoming) bool { return len(all) > 200 })
+	n := looks.Load() // a report has just been sent; something is to wait for the next one
+	until(t, "more is looked at", func() bool { return looks.Load() >= n+3 })
 	stop()
 	end := f.last() // what is stored now is all there will be
 	all := f.wait(soon, func(all []bus.Incoming) bool { return len(all) > 0 && all[len(all)-1].Position >= end })
