@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -108,4 +109,21 @@ func cpu() time.Duration {
 		return 0
 	}
 	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+}
+
+// BenchmarkRead is what it costs to judge a document.
+func BenchmarkRead(b *testing.B) {
+	for name, body := range map[string]string{
+		"small": `{"status": "OK", "message": "Everything is in order"}`,
+		"large": `{"status": "OK", "message": "fine", "details": [` + strings.Repeat(`{"name": "disk", "free": 0.91, "well": true}, `, 100) + `null]}`,
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			before := cpu()
+			for b.Loop() {
+				pollers.Read(events.Target{Addr: addr}, []byte(body))
+			}
+			b.ReportMetric(float64((cpu()-before).Nanoseconds())/float64(b.N), "cpu-ns/poll")
+		})
+	}
 }

@@ -72,17 +72,22 @@ func unresolved(t events.Target) Reading {
 
 // finish applies what wins over any document, and bounds the message.
 func finish(t events.Target, r Reading) Reading {
-	switch s, err := events.ParseStatus(t.Override); {
+	switch {
 	case t.Addr == "":
 		r.Status, r.Message = events.Critical, textNoAddr
-	case t.Override == "":
-	case err != nil:
-		r.Status, r.Message = events.Critical, "ERROR: invalid status '"+t.Override+"' written to statusoverride!"
-	default:
-		r.Status, r.Message = s, textOverride
+	case t.Override != "":
+		r.Status, r.Message = overridden(t.Override)
 	}
 	r.Message = events.Cut(strings.ToValidUTF8(r.Message, "\uFFFD"), events.MaxMessage)
 	return r
+}
+
+func overridden(word string) (events.Status, string) {
+	s, err := events.ParseStatus(word)
+	if err != nil {
+		return events.Critical, "ERROR: invalid status '" + word + "' written to statusoverride!"
+	}
+	return s, textOverride
 }
 
 // clean returns the JSON value that body is, in valid UTF-8 and without blanks

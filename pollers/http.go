@@ -92,14 +92,14 @@ func (h *HTTP) Check(ctx context.Context, t events.Target) Finding {
 	if err != nil {
 		return missing(t, fmt.Errorf("poll %s: %w", t.Addr, urlCause(err)))
 	}
-	f := Finding{Reading: Missing(t), Err: errNoDocument}
-	if good := resp.StatusCode >= 200 && resp.StatusCode <= 299; good {
-		f = Finding{Reading: Read(t, body)}
+	var f Finding
+	if resp.StatusCode >= 200 && resp.StatusCode <= 299 {
+		f.Reading = Read(t, body)
 		if f.Document == nil {
 			f.Err = errNoDocument
 		}
 	} else {
-		f.Err = fmt.Errorf("poll %s: answered %s", t.Addr, resp.Status)
+		f = missing(t, fmt.Errorf("poll %s: answered %s", t.Addr, resp.Status))
 	}
 	if f.Status == events.OK || t.JSONPath != "" {
 		return f
