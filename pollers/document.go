@@ -135,19 +135,23 @@ func judge(t events.Target, doc json.RawMessage) Reading {
 	case len(keys) > 0:
 		return judgePath(t, doc, keys)
 	}
-	var root map[string]json.RawMessage // of a key given twice the last wins
-	if err := json.Unmarshal(doc, &root); err != nil {
-		return critical(textNotObject)
+	var v, message json.RawMessage
+	for key, value := range members(doc) { // of a key given twice the last wins
+		switch string(key) {
+		case "status":
+			v = value
+		case "message":
+			message = value
+		}
 	}
-	v, ok := root["status"]
-	if !ok {
+	if v == nil {
 		return critical(textNoStatus)
 	}
 	status, bad := readStatus(v)
 	if bad != "" {
 		return critical(bad)
 	}
-	if text, ok := events.MessageText(root["message"]); ok {
+	if text, ok := messageText(message); ok {
 		return Reading{Status: status, Message: text}
 	}
 	return Reading{Status: status, Message: events.NoMessage(status)}
@@ -176,11 +180,7 @@ func walk(v json.RawMessage, keys []string) (json.RawMessage, bool) {
 	for _, key := range keys {
 		switch v[0] {
 		case '{':
-			var o map[string]json.RawMessage
-			if json.Unmarshal(v, &o) != nil {
-				return nil, false
-			}
-			next, ok := o[key]
+			next, ok := member(v, key)
 			if !ok {
 				return nil, false
 			}
@@ -202,7 +202,7 @@ func walk(v json.RawMessage, keys []string) (json.RawMessage, bool) {
 // readStatus reads a status; bad is the text that names a value which is none,
 // one that is no string as JSON.
 func readStatus(v json.RawMessage) (status events.Status, bad string) {
-	text, ok := events.MessageText(v)
+	text, ok := messageText(v)
 	if !ok {
 		text = "null"
 	}
@@ -211,4 +211,13 @@ func readStatus(v json.RawMessage) (status events.Status, bad string) {
 		return status, "ERROR: status value '" + text + "' not valid!"
 	}
 	return status, ""
+}
+
+// messageText is [events.MessageText] of a value in valid UTF-8: there is nothing
+// to decode in most.
+func messageText(v json.RawMessage) (text string, ok bool) {
+	if len(v) > 0 && v[0] == '"' {
+		return string(unquote(v)), true
+	}
+	return events.MessageText(v)
 }
