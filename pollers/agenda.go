@@ -1,7 +1,6 @@
 package pollers
 
 import (
-	"container/heap"
 	"time"
 
 	"github.com/looprock/megaphone/events"
@@ -16,6 +15,7 @@ type task struct {
 	target      events.Target
 	local       *events.Registration // of a local kind; nil for others
 	endpoint    endpoint             // what polls at once are limited by
+	port        *queue               // there, while it is polled
 	schedule    Schedule
 	timeout     time.Duration // of one poll
 	slot        *slot
@@ -95,7 +95,7 @@ func newAgenda(l limits) *agenda {
 // put enters a task that is not in the agenda, to be polled at due.
 func (a *agenda) put(t *task, due int64) {
 	t.due = due
-	heap.Push(&a.due, t)
+	a.due.push(t)
 }
 
 // remove takes a task out for good, unless it is being polled.
@@ -104,8 +104,12 @@ func (a *agenda) remove(t *task) {
 	if t.index < 0 {
 		return
 	}
-	heap.Remove(&a.due, t.index)
-	a.admit(t.endpoint) // in place of t, if t was
+	a.due.remove(t)
+	if port := a.ports[t.endpoint]; port != nil { // others in place of t, if it was let in
+		a.admit(port, t.endpoint)
+	} else if host := a.hosts[t.endpoint.host]; host != nil {
+		a.admitHost(host)
+	}
 	a.admitSlow()
 }
 
@@ -116,13 +120,13 @@ func (a *agenda) next() (due int64, ok bool) {
 		return 0, false
 	}
 	if a.running < a.quick {
-		return a.due[0].due, true
+		return a.due[0].at, true
 	}
 	a.forget()
 	if len(a.young) == 0 || a.slowly >= a.slow {
 		return 0, false
 	}
-	return max(a.due[0].due, a.young[0].begun+slowAfter.Milliseconds()), true
+	return max(a.due[0].at, a.young[0].begun+slowAfter.Milliseconds()), true
 }
 
 // behind is how long the poll that comes next has been due.
@@ -130,7 +134,7 @@ func (a *agenda) behind(now int64) time.Duration {
 	if len(a.due) == 0 {
 		return 0
 	}
-	return time.Duration(max(now-a.due[0].due, 0)) * time.Millisecond
+	return time.Duration(max(now-a.due[0].at, 0)) * time.Millisecond
 }
 
 // take returns a task to poll now, nil if there is none, and how many of its
@@ -138,8 +142,8 @@ func (a *agenda) behind(now int64) time.Duration {
 // fetched and done of it.
 func (a *agenda) take(now int64) (t *task, dropped int64) {
 	a.slowDown(now)
-	for a.running < a.quick && len(a.due) > 0 && a.due[0].due <= now {
-		t := heap.Pop(&a.due).(*task)
+	for a.running < a.quick && len(a.due) > 0 && a.due[0].at <= now {
+		t := a.due.pop()
 		if t.slow && a.slowly >= a.slow {
 			a.waiting = append(a.waiting, t)
 			continue
@@ -165,7 +169,13 @@ func (a *agenda) take(now int64) (t *task, dropped int64) {
 
 // occupy takes a place at the target of t, else lets it wait there.
 func (a *agenda) occupy(t *task) bool {
-	port, host := a.ports[t.endpoint], a.hosts[t.endpoint.host]
+	port := a.ports[t.endpoint]
+	var host *queue
+	if port != nil {
+		host = port.host
+	} else {
+		host = a.hosts[t.endpoint.host]
+	}
 	switch {
 	case port != nil && port.polls >= a.perPort:
 		port.waiting = append(port.waiting, t)
@@ -184,6 +194,7 @@ func (a *agenda) occupy(t *task) bool {
 	}
 	port.polls++
 	host.polls++
+	t.port = port
 	return true
 }
 
@@ -210,22 +221,17 @@ func (a *agenda) forget() {
 // fetched says that t no longer uses its target.
 func (a *agenda) fetched(t *task, now int64) {
 	t.slow = now-t.begun >= slowAfter.Milliseconds()
-	port := a.ports[t.endpoint]
+	port := t.port
+	t.port = nil
 	port.polls--
 	port.host.polls--
-	a.admit(t.endpoint)
+	a.admit(port, t.endpoint)
 }
 
-// admit lets in as many of those who wait for a target as there is room for
-// there, and forgets it if it is idle.
-func (a *agenda) admit(e endpoint) {
-	if host := a.hosts[e.host]; host != nil {
-		a.admitHost(host)
-	}
-	port := a.ports[e]
-	if port == nil {
-		return
-	}
+// admit lets in as many of those who wait for a port and its host as there is
+// room for there, and forgets what is idle of both. e is the key of the port.
+func (a *agenda) admit(port *queue, e endpoint) {
+	a.admitHost(port.host)
 	for room := a.perPort - port.polls; room > 0 && len(port.waiting) > 0; {
 		if a.let(shift(&port.waiting)) {
 			room--
@@ -265,7 +271,7 @@ func (a *agenda) admitSlow() {
 // let enters a task that waited; false where it was removed meanwhile.
 func (a *agenda) let(t *task) bool {
 	if !t.removed {
-		heap.Push(&a.due, t)
+		a.due.push(t)
 	}
 	return !t.removed
 }
@@ -306,33 +312,5 @@ func (a *agenda) rebase(now int64) {
 	for _, t := range a.due {
 		t.due = min(t.due, t.schedule.Next(now))
 	}
-	heap.Init(&a.due)
-}
-
-// dueHeap is a heap of tasks, the one due first on top.
-type dueHeap []*task
-
-func (h dueHeap) Len() int           { return len(h) }
-func (h dueHeap) Less(i, j int) bool { return h[i].due < h[j].due }
-
-func (h dueHeap) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].index, h[j].index = i, j
-}
-
-// Push and Pop are for container/heap.
-func (h *dueHeap) Push(x any) {
-	t := x.(*task)
-	t.index = len(*h)
-	*h = append(*h, t)
-}
-
-func (h *dueHeap) Pop() any {
-	old := *h
-	last := len(old) - 1
-	t := old[last]
-	old[last] = nil
-	*h = old[:last]
-	t.index = -1
-	return t
+	a.due.order()
 }

@@ -1,7 +1,6 @@
 package pollers
 
 import (
-	"container/heap"
 	"encoding/json"
 	"time"
 
@@ -92,7 +91,7 @@ func (w *Worker) accept(s *slot, id name, reply string, now time.Time) (answer [
 func (a *agenda) hurry(t *task, now int64) {
 	if t.index >= 0 && t.due > now {
 		t.due = now
-		heap.Fix(&a.due, t.index)
+		a.due.fix(t)
 	}
 }
 
