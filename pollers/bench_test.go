@@ -31,10 +31,12 @@ func BenchmarkPoll(b *testing.B) {
 	})
 	b.Run("check", func(b *testing.B) {
 		h := newHTTP(b, nil)
+		lease, cancel := context.WithCancel(b.Context())
+		defer cancel()
 		loop(b, func() {
-			ctx, cancel := context.WithTimeout(b.Context(), time.Second)
+			ctx, end := pollers.PollContext(lease, time.Second)
 			h.Check(ctx, target)
-			cancel()
+			end()
 		})
 	})
 	b.Run("worker", func(b *testing.B) { benchWorker(b, target.Addr, nil) })

@@ -39,6 +39,10 @@ type wire struct {
 	out   *bufio.Writer
 	limit io.LimitedReader // what in may still read
 	since time.Time        // when it became idle
+
+	raw  syscall.RawConn  // nil where the connection has none
+	peek func(fd uintptr) // sets came
+	came error            // EAGAIN: there is nothing to be read
 }
 
 // errNotPlain says that the Transport has to ask.
@@ -115,7 +119,7 @@ func (w *wire) ask(ctx context.Context, req *http.Request) (resp *http.Response,
 	if err := w.SetDeadline(deadline); err != nil {
 		return nil, nil, false, fmt.Errorf("%w: %w", errUnused, err)
 	}
-	stop := context.AfterFunc(ctx, func() { _ = w.SetDeadline(time.Unix(1, 0)) }) // what waits returns
+	stop := context.AfterFunc(interrupt(ctx), func() { _ = w.SetDeadline(time.Unix(1, 0)) }) // what waits returns
 	defer func() {
 		if !stop() {
 			again = false
@@ -198,29 +202,31 @@ func (d *direct) take(ctx context.Context, addr string) (w *wire, used bool, err
 	if err != nil {
 		return nil, false, err
 	}
-	w = &wire{Conn: c, out: bufio.NewWriter(c)}
+	return newWire(c), false, nil
+}
+
+func newWire(c net.Conn) *wire {
+	w := &wire{Conn: c, out: bufio.NewWriter(c)}
 	w.limit.R = c
 	w.in = bufio.NewReader(&w.limit)
-	return w, false, nil
+	if s, ok := c.(syscall.Conn); ok {
+		w.raw, w.came = s.SyscallConn()
+	}
+	one := make([]byte, 1)
+	w.peek = func(fd uintptr) { // not Conn.Read, for which the deadline of the last request counts
+		_, w.came = syscall.Read(int(fd), one)
+	}
+	return w
 }
 
 // isQuiet reports whether nothing came since the last answer: not the end of the
 // connection, nor anything that nobody asked for, which would be taken for the
 // answer to the next request.
 func (w *wire) isQuiet() bool {
-	c, ok := w.Conn.(syscall.Conn)
-	if !ok {
-		return true
+	if w.raw == nil {
+		return w.came == nil
 	}
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return false
-	}
-	var came error
-	err = raw.Control(func(fd uintptr) { // not Read, for which the deadline of the last request counts
-		_, came = syscall.Read(int(fd), make([]byte, 1))
-	})
-	return err == nil && errors.Is(came, syscall.EAGAIN)
+	return w.raw.Control(w.peek) == nil && errors.Is(w.came, syscall.EAGAIN)
 }
 
 // idleAt returns the connection to addr that was used last, nil for none.

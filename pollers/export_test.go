@@ -1,5 +1,16 @@
 package pollers
 
+import (
+	"context"
+	"time"
+)
+
+// PollContext returns a context as workers make it, and what ends it.
+func PollContext(lease context.Context, timeout time.Duration) (ctx context.Context, end func()) {
+	c := &pollContext{Context: lease, deadline: time.Now().Add(timeout)}
+	return c, c.end
+}
+
 // ErrDenied is for tests.
 var ErrDenied = errDenied
 

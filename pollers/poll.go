@@ -26,11 +26,11 @@ func (w *Worker) pollOnce(h *held, t *task) (ended bool) {
 		return false
 	}
 	w.counts.polls.Add(1)
-	ctx, cancel := context.WithTimeout(h.ctx, t.timeout)
 	start := time.Now()
+	ctx := &pollContext{Context: h.ctx, deadline: start.Add(t.timeout)}
 	f := w.look(ctx, t)
 	latency := time.Since(start)
-	cancel()
+	ctx.end()
 	wanted := w.fetched(t, f.Err)
 	if w.conf.Logger.Enabled(ctx, slog.LevelDebug) {
 		w.conf.Logger.Debug("polled", "host", t.host, "check", t.check, "status", f.Status, "latency", latency, "error", f.Err)
