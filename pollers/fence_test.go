@@ -34,6 +34,7 @@ func TestWorkerFencesItself(t *testing.T) {
 	over := bus.Lease{Partition: events.PoolPartition(r.Pool, r.Host, r.ID)}
 	h := w.open(t.Context(), r.Pool, over).held
 	defer h.cancel()
+	defer w.hands.end()
 	w.dispatch()
 	h.polls.Wait()
 	is.Equal(looks.Load(), int64(0))

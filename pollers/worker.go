@@ -20,6 +20,7 @@ type Worker struct {
 	kinds Kinds
 	http  *HTTP
 	wake  chan struct{} // holds one: dispatch is worth calling
+	hands *hands        // that poll
 
 	mu      sync.Mutex
 	tasks   map[name]*task
@@ -71,7 +72,7 @@ func New(c Config) *Worker {
 	}
 	return &Worker{
 		canary: newCanaries(c.Canaries, kinds.Check, c.Logger),
-		conf:   c, kinds: kinds, http: h, wake: make(chan struct{}, 1),
+		conf:   c, kinds: kinds, http: h, wake: make(chan struct{}, 1), hands: newHands(),
 		tasks: map[name]*task{}, slots: map[slotKey]*slot{}, reports: map[reportKey]*report{},
 		agenda: newAgenda(c.limits()), until: math.MaxInt64,
 	}
@@ -336,8 +337,10 @@ func (w *Worker) drop(id name) {
 	w.agenda.remove(t)
 }
 
-// schedule starts polls when they are due, until ctx ends.
+// schedule starts polls when they are due, until ctx ends. Then it waits for those
+// under way.
 func (w *Worker) schedule(ctx context.Context) {
+	defer w.hands.end()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -372,10 +375,10 @@ func (w *Worker) dispatch() time.Duration {
 		w.begun(t, dropped, now)
 		h := t.slot.held
 		h.polls.Add(1)
-		go func() {
+		w.hands.do(func() {
 			defer h.polls.Done()
 			w.poll(h, t)
-		}()
+		})
 	}
 	w.until = now + maxSleep.Milliseconds()
 	if due, ok := w.agenda.next(); ok {
