@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -18,12 +19,13 @@ import (
 )
 
 // direct asks for documents over plain HTTP/1.1 in the goroutine of the poll.
-// What is sent and how answers are read is net/http's own; only its Transport is
-// left out, which hands each request to two goroutines of the connection and
-// back: half of what a poll costs. Everything but the plain case is errNotPlain,
-// and is asked for with the Transport. It is safe for concurrent use.
+// What is sent is what net/http would, and answers are read by it; only its
+// Transport is left out, which hands each request to two goroutines of the
+// connection and back: half of what a poll costs. Everything but the plain case is
+// errNotPlain, and is asked for with the Transport. It is safe for concurrent use.
 type direct struct {
-	dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	dial  func(ctx context.Context, network, addr string) (net.Conn, error)
+	agent string // says who asks
 
 	mu    sync.Mutex
 	idle  map[string][]*wire // by address, the one used last at the end
@@ -55,9 +57,9 @@ const (
 
 // get returns the answer to a GET and its body, of a too large one the first
 // events.MaxDocument + 1 bytes.
-func (d *direct) get(ctx context.Context, req *http.Request) (*http.Response, []byte, error) {
-	addr, ok := plainAddr(req.URL)
-	if !ok || d.isOther(req.URL) {
+func (d *direct) get(ctx context.Context, u *url.URL) (*http.Response, []byte, error) {
+	addr, ok := plainAddr(u)
+	if !ok || d.isOther(u) {
 		return nil, nil, errNotPlain
 	}
 	for {
@@ -65,11 +67,11 @@ func (d *direct) get(ctx context.Context, req *http.Request) (*http.Response, []
 		if err != nil {
 			return nil, nil, err
 		}
-		resp, body, again, err := w.ask(ctx, req)
+		resp, body, again, err := w.ask(ctx, u, d.agent)
 		switch {
 		case err == nil && isRedirect(resp.StatusCode):
 			w.Close()
-			d.setOther(req.URL)
+			d.setOther(u)
 			return nil, nil, errNotPlain
 		case err == nil && again && (!used || resp.StatusCode != http.StatusRequestTimeout):
 			d.put(addr, w)
@@ -86,19 +88,22 @@ func (d *direct) get(ctx context.Context, req *http.Request) (*http.Response, []
 
 // plainAddr returns the address of a URL that has nothing special.
 func plainAddr(u *url.URL) (addr string, ok bool) {
-	host, port := u.Hostname(), u.Port()
-	if u.Scheme != "http" || u.User != nil || u.Opaque != "" || host == "" {
+	if u.Scheme != "http" || u.User != nil || u.Opaque != "" || u.Hostname() == "" || strings.ContainsFunc(u.Host, isSpecial) {
 		return "", false
 	}
-	for i := range len(host) {
-		if host[i] <= ' ' || host[i] > '~' || host[i] == '%' {
-			return "", false
-		}
+	switch {
+	case u.Port() != "":
+		return u.Host, true
+	case strings.HasSuffix(u.Host, ":"): // is not sent
+		return "", false
 	}
-	if port == "" {
-		port = "80"
-	}
-	return net.JoinHostPort(host, port), true
+	return u.Host + ":80", true
+}
+
+// isSpecial reports whether a host with this character is not sent as it is.
+func isSpecial(c rune) bool {
+	letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+	return !letter && !strings.ContainsRune("-._:[]", c)
 }
 
 func isRedirect(code int) bool {
@@ -114,7 +119,7 @@ var errUnused = errors.New("the connection was closed")
 
 // ask sends a request and reads the answer. again says that the connection can
 // be used again.
-func (w *wire) ask(ctx context.Context, req *http.Request) (resp *http.Response, body []byte, again bool, err error) {
+func (w *wire) ask(ctx context.Context, u *url.URL, agent string) (resp *http.Response, body []byte, again bool, err error) {
 	deadline, _ := ctx.Deadline() // zero: none
 	if err := w.SetDeadline(deadline); err != nil {
 		return nil, nil, false, fmt.Errorf("%w: %w", errUnused, err)
@@ -128,13 +133,10 @@ func (w *wire) ask(ctx context.Context, req *http.Request) (resp *http.Response,
 			err = ctx.Err()
 		}
 	}()
-	if err = req.Write(w.out); err == nil {
-		err = w.out.Flush()
-	}
-	if err != nil {
+	if err = w.send(u, agent); err != nil {
 		return nil, nil, false, fmt.Errorf("%w: %w", errUnused, err)
 	}
-	if resp, err = w.answer(req); err != nil {
+	if resp, err = w.answer(); err != nil {
 		return nil, nil, false, err
 	}
 	body, whole, err := readBody(resp)
@@ -145,15 +147,24 @@ func (w *wire) ask(ctx context.Context, req *http.Request) (resp *http.Response,
 	return resp, body, again, nil
 }
 
+// send asks for a plain URL with what [http.Request.Write] would write. To make a
+// Request for that were ten allocations.
+func (w *wire) send(u *url.URL, agent string) error {
+	for _, s := range [...]string{"GET ", u.RequestURI(), " HTTP/1.1\r\nHost: ", u.Host, "\r\nUser-Agent: ", agent, "\r\n\r\n"} {
+		_, _ = w.out.WriteString(s) // Flush returns the error
+	}
+	return w.out.Flush()
+}
+
 // answer reads the head of an answer. Answers 1xx before it count towards what its
 // headers may have, as in net/http.
-func (w *wire) answer(req *http.Request) (*http.Response, error) {
+func (w *wire) answer() (*http.Response, error) {
 	w.limit.N = maxHeaders
 	if _, err := w.in.Peek(1); err != nil {
 		return nil, fmt.Errorf("%w: %w", errUnused, err)
 	}
 	for {
-		resp, err := http.ReadResponse(w.in, req)
+		resp, err := http.ReadResponse(w.in, nil) // to a GET
 		switch {
 		case err != nil && w.limit.N <= 0:
 			return nil, fmt.Errorf("the headers of the answer are larger than %d bytes", maxHeaders)

@@ -297,14 +297,55 @@ func FuzzDirect(f *testing.F) {
 	})
 }
 
+// FuzzSend demands that a plain URL is asked for as net/http does it.
+func FuzzSend(f *testing.F) {
+	for _, addr := range []string{
+		"http://web01/status", "http://web01", "http://web01:8080?a=b c#d", "http://[::1]:80/a%20b/%2f", "http://web01:/", "http://a_b.c-d.E./é?ü",
+		"http://a\"b/", "http://wéb/", "http://[::1]/?", "http://10.0.0.1:081//x//", "http://[fe80::1%25lo]/", "http://a;b/", "http:///x",
+	} {
+		f.Add(addr)
+	}
+	f.Fuzz(func(t *testing.T, addr string) {
+		u, err := url.Parse(addr)
+		if err != nil {
+			return
+		}
+		at, ok := plainAddr(u)
+		if !ok {
+			return
+		}
+		req, err := http.NewRequest(http.MethodGet, addr, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("User-Agent", "megaphone/1")
+		var got, want bytes.Buffer
+		if err := req.Write(&want); err != nil {
+			t.Fatal(err)
+		}
+		if err := (&wire{out: bufio.NewWriter(&got)}).send(u, "megaphone/1"); err != nil || got.String() != want.String() {
+			t.Fatalf("%q, %v, net/http: %q", got.String(), err, want.String())
+		}
+		port := u.Port()
+		if port == "" {
+			port = "80"
+		}
+		if like := net.JoinHostPort(u.Hostname(), port); at != like {
+			t.Fatalf("asks %q, net/http %q", at, like)
+		}
+	})
+}
+
 // askDirect returns the last of so many answers of a service.
 func askDirect(t *testing.T, times int, answers ...string) (resp *http.Response, body []byte, err error) {
 	s := &scripted{answers: answers}
 	d := &direct{dial: s.dial}
 	defer s.conns.Wait()
 	defer d.close()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
 	for range times {
-		resp, body, err = d.get(t.Context(), request(t))
+		resp, body, err = d.get(ctx, &url.URL{Scheme: "http", Host: "web01", Path: "/"})
 	}
 	return resp, body, err
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"time"
 
 	"github.com/looprock/megaphone/events"
@@ -46,7 +47,7 @@ func newHTTP(n network, conf *tls.Config) *HTTP {
 		client:    &http.Client{Transport: transport, CheckRedirect: checkRedirect},
 		transport: transport,
 		conf:      conf,
-		direct:    direct{dial: n.dialer.DialContext},
+		direct:    direct{dial: n.dialer.DialContext, agent: n.agent},
 		net:       n,
 	}
 }
@@ -80,14 +81,13 @@ func (h *HTTP) Check(ctx context.Context, t events.Target) Finding {
 	if t.Options != "" {
 		return optioned(h.with)(ctx, t)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, t.Addr, nil)
+	u, err := url.Parse(t.Addr)
 	if err != nil {
 		return missing(t, fmt.Errorf("poll: %w", err))
 	}
-	req.Header.Set("User-Agent", h.net.agent)
-	resp, body, err := h.direct.get(ctx, req)
+	resp, body, err := h.direct.get(ctx, u)
 	if errors.Is(err, errNotPlain) {
-		resp, body, err = fetch(h.client, req)
+		resp, body, err = h.get(ctx, t.Addr)
 	}
 	if err != nil {
 		return missing(t, fmt.Errorf("poll %s: %w", t.Addr, urlCause(err)))
@@ -117,6 +117,16 @@ func inDialect(t events.Target, r Reading, resp *http.Response) Finding {
 		r.Status, r.Message = events.Critical, "answered "+resp.Status+"; "+r.Message
 	}
 	return Finding{Reading: finish(t, r)}
+}
+
+// get is direct.get of any URL.
+func (h *HTTP) get(ctx context.Context, addr string) (*http.Response, []byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, addr, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	req.Header.Set("User-Agent", h.net.agent)
+	return fetch(h.client, req)
 }
 
 // fetch returns an answer and its body, of a too large one the first
