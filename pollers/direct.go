@@ -186,13 +186,13 @@ func isInformal(code int) bool {
 func readBody(resp *http.Response) (body []byte, whole bool, err error) {
 	if n := resp.ContentLength; n >= 0 && n <= events.MaxDocument {
 		body = make([]byte, n)
-		if _, err = io.ReadFull(resp.Body, body); err != nil {
-			return nil, false, err
-		}
-	} else if body, err = io.ReadAll(io.LimitReader(resp.Body, events.MaxDocument+1)); err != nil {
+		_, err = io.ReadFull(resp.Body, body)
+		return body, err == nil, err
+	}
+	if body, err = io.ReadAll(io.LimitReader(resp.Body, events.MaxDocument+1)); err != nil {
 		return nil, false, err
 	}
-	// Of a chunked body the end comes after the last byte.
+	// Of a body without a length the end comes after the last byte.
 	if len(body) <= events.MaxDocument {
 		if n, err := resp.Body.Read(make([]byte, 1)); n == 0 && errors.Is(err, io.EOF) {
 			return body, true, nil

@@ -99,6 +99,9 @@ func (w *Worker) fetched(t *task, err error) (wanted bool) {
 	}
 	w.agenda.fetched(t, at)
 	w.rouse()
+	if !t.removed {
+		return true
+	}
 	now := w.tasks[name{t.host, t.check}]
 	return now != nil && now.target == t.target && now.slot == t.slot
 }
