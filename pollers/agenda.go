@@ -7,7 +7,8 @@ import (
 )
 
 // task is one check as its worker sees it: its registration of one position,
-// and when it is polled next. A new registration makes a new task.
+// and when it is polled next. A new registration makes a new task. There are many:
+// one of more than 256 bytes takes 288.
 type task struct {
 	host, check string
 	reg         uint64 // position of the registration
@@ -34,9 +35,9 @@ type task struct {
 
 	interrupted bool // its last poll found nothing out; read once it has ended
 
-	settle int           // how often in a row it has to be found the same before that is no news
-	same   int           // how often it was, as far as was stored under this lease
-	told   events.Status // that
+	told   events.Status // the last status that was stored under this lease
+	same   int           // how often in a row it was
+	settle int           // how often it has to be before it is no news
 	waits  *report       // in which its last result waits to be sent; nil for none
 }
 
@@ -66,12 +67,12 @@ type limits struct {
 type agenda struct {
 	limits
 	due     dueHeap
-	running int                 // quick polls under way
-	slowly  int                 // slow polls under way
-	young   []young             // polls that began as quick ones, in this order
-	waiting []*task             // that have to be polled slowly
-	ports   map[endpoint]*queue // that are being polled, or waited for
-	hosts   map[string]*queue
+	running int               // quick polls under way
+	slowly  int               // slow polls under way
+	young   []young           // polls that began as quick ones, in this order
+	waiting []*task           // that have to be polled slowly
+	ports   map[uint64]*queue // that are being polled, or waited for
+	hosts   map[uint64]*queue
 }
 
 // young is a poll that began as a quick one; its key tells it from later ones.
@@ -89,7 +90,7 @@ type queue struct {
 }
 
 func newAgenda(l limits) *agenda {
-	return &agenda{limits: l, ports: map[endpoint]*queue{}, hosts: map[string]*queue{}}
+	return &agenda{limits: l, ports: map[uint64]*queue{}, hosts: map[uint64]*queue{}}
 }
 
 // put enters a task that is not in the agenda, to be polled at due.
@@ -105,7 +106,7 @@ func (a *agenda) remove(t *task) {
 		return
 	}
 	a.due.remove(t)
-	if port := a.ports[t.endpoint]; port != nil { // others in place of t, if it was let in
+	if port := a.ports[t.endpoint.port]; port != nil { // others in place of t, if it was let in
 		a.admit(port, t.endpoint)
 	} else if host := a.hosts[t.endpoint.host]; host != nil {
 		a.admitHost(host)
@@ -169,7 +170,7 @@ func (a *agenda) take(now int64) (t *task, dropped int64) {
 
 // occupy takes a place at the target of t, else lets it wait there.
 func (a *agenda) occupy(t *task) bool {
-	port := a.ports[t.endpoint]
+	port := a.ports[t.endpoint.port]
 	var host *queue
 	if port != nil {
 		host = port.host
@@ -189,7 +190,7 @@ func (a *agenda) occupy(t *task) bool {
 	}
 	if port == nil {
 		port = &queue{host: host}
-		a.ports[t.endpoint] = port
+		a.ports[t.endpoint.port] = port
 		host.ports++
 	}
 	port.polls++
@@ -238,7 +239,7 @@ func (a *agenda) admit(port *queue, e endpoint) {
 		}
 	}
 	if port.polls == 0 && len(port.waiting) == 0 {
-		delete(a.ports, e)
+		delete(a.ports, e.port)
 		port.host.ports--
 	}
 	if port.host.ports == 0 && len(port.host.waiting) == 0 {
@@ -251,7 +252,7 @@ func (a *agenda) admit(port *queue, e endpoint) {
 func (a *agenda) admitHost(host *queue) {
 	for room := a.perHost - host.polls; room > 0 && len(host.waiting) > 0; {
 		t := shift(&host.waiting)
-		if port := a.ports[t.endpoint]; port != nil && port.polls >= a.perPort {
+		if port := a.ports[t.endpoint.port]; port != nil && port.polls >= a.perPort {
 			port.waiting = append(port.waiting, t)
 		} else if a.let(t) {
 			room--

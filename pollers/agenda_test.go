@@ -10,7 +10,7 @@ import (
 )
 
 func testTask(check, target string, interval time.Duration) *task {
-	return &task{host: "h", check: check, endpoint: endpoint{host: target}, schedule: NewSchedule("h", check, interval), index: -1, failures: -1}
+	return &task{host: "h", check: check, endpoint: newEndpoint(target, ""), schedule: NewSchedule("h", check, interval), index: -1, failures: -1}
 }
 
 func TestAgendaOrder(t *testing.T) {
@@ -46,7 +46,7 @@ func TestAgendaTargetLimit(t *testing.T) {
 	is.Equal(first.check, "a")
 	other, _ := a.take(10)
 	is.Equal(other.check, "other") // a busy target does not hold up others
-	waiting := a.ports[endpoint{host: "busy"}].waiting
+	waiting := a.ports[newEndpoint("busy", "").port].waiting
 	is.Equal(len(waiting), 2)
 	a.remove(waiting[0])
 	a.fetched(first, 10)
@@ -118,7 +118,7 @@ func TestAgendaHostLimit(t *testing.T) {
 	a := newAgenda(limits{10, 10, 2, 1})
 	for i, port := range []string{"1", "1", "2", "3", "1"} {
 		c := testTask(fmt.Sprint(i), "h", time.Hour)
-		c.endpoint.port = port
+		c.endpoint = newEndpoint("h", port)
 		a.put(c, int64(i))
 	}
 	first, _ := a.take(10)
@@ -188,7 +188,7 @@ func TestAgendaProperties(t *testing.T) {
 		var all, running []*task
 		for i := range draw(16, "tasks") {
 			c := testTask(fmt.Sprint(i), fmt.Sprint(i%2), time.Duration(draw(5000, "interval"))*time.Millisecond)
-			c.endpoint.port = fmt.Sprint(i % 4)
+			c.endpoint = newEndpoint(fmt.Sprint(i%2), fmt.Sprint(i%4))
 			a.put(c, c.schedule.Next(0))
 			all = append(all, c)
 		}
@@ -244,11 +244,11 @@ func TestAgendaProperties(t *testing.T) {
 }
 
 func checkLimits(t *rapid.T, a *agenda, running []*task) {
-	ports, hosts, slow := map[endpoint]int{}, map[string]int{}, 0
+	ports, hosts, slow := map[uint64]int{}, map[uint64]int{}, 0
 	for _, c := range running {
-		ports[c.endpoint]++
+		ports[c.endpoint.port]++
 		hosts[c.endpoint.host]++
-		if ports[c.endpoint] > a.perPort || hosts[c.endpoint.host] > a.perHost {
+		if ports[c.endpoint.port] > a.perPort || hosts[c.endpoint.host] > a.perHost {
 			t.Fatal("too many polls of one target")
 		}
 		if c.slowly {

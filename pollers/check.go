@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"net/url"
 	"strings"
 
@@ -67,20 +68,38 @@ var defaultPorts = map[string]string{"http": "80", "https": "443", "grpcs": "443
 
 // endpoint is a place that is polled, by which polls at once are limited: a port
 // of a host, as its address writes them. Where an address has no host it is the
-// address itself, without a port.
-type endpoint struct{ host, port string }
+// address itself, without a port. It holds hashes: the texts would be all over the
+// memory, each time that a poll begins. Two places that had the same would share
+// their limits.
+type endpoint struct {
+	host uint64
+	port uint64 // also of the host
+}
+
+var endpointSeed = maphash.MakeSeed()
+
+func newEndpoint(host, port string) endpoint {
+	var h maphash.Hash
+	h.SetSeed(endpointSeed)
+	var e endpoint
+	_, _ = h.WriteString(host) // never fails
+	e.host = h.Sum64()
+	_, _ = h.WriteString(" " + port)
+	e.port = h.Sum64()
+	return e
+}
 
 func endpointOf(addr string) endpoint {
 	if events.Scheme(addr) == "exec" {
-		return endpoint{host: "exec"} // programs at once on this machine
+		return newEndpoint("exec", "") // programs at once on this machine
 	}
 	u, err := url.Parse(addr)
 	if err != nil || u.Host == "" {
-		return endpoint{host: addr}
+		return newEndpoint(addr, "")
 	}
 	port := u.Port()
 	if port == "" {
 		port = defaultPorts[u.Scheme]
 	}
-	return endpoint{strings.ToLower(u.Hostname()), port}
+	return newEndpoint(strings.ToLower(u.Hostname()), port)
 }

@@ -24,7 +24,7 @@ func benchmarkAgenda(b *testing.B, checks, ports int) {
 	now := int64(0)
 	for i := range checks {
 		s := NewSchedule(fmt.Sprint("host", i/100), fmt.Sprint("check", i%100), time.Minute)
-		a.put(&task{endpoint: endpoint{fmt.Sprint("target", i%ports), "80"}, schedule: s, index: -1, failures: -1}, s.Next(0))
+		a.put(&task{endpoint: newEndpoint(fmt.Sprint("target", i%ports), "80"), schedule: s, index: -1, failures: -1}, s.Next(0))
 	}
 	var running []*task
 	b.ReportAllocs()
