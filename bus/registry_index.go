@@ -240,7 +240,8 @@ func (h *hostIndex) apply(r record) {
 	default:
 		var e *Entry
 		if r.check != nil {
-			r.check.Host = h.name // one string for all
+			r.check.Host = h.name                  // one string for all
+			r.check.ID = strings.Clone(r.check.ID) // a part of the subject would keep all of it
 			e = &Entry{Registration: *r.check, Position: r.position, Stored: r.stored}
 		}
 		h.checks = put(h.checks, r.addr.Check, byID, e)
