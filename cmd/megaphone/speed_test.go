@@ -49,6 +49,7 @@ const (
 func BenchmarkSpeed(b *testing.B) {
 	b.Run("1000", func(b *testing.B) { benchmarkSpeed(b, 1000, time.Second, 1000) })
 	b.Run("10000", func(b *testing.B) { benchmarkSpeed(b, 10_000, time.Second, 10_000) })
+	b.Run("13000", func(b *testing.B) { benchmarkSpeed(b, 10_000, time.Second*10/13, 13_000) })
 	b.Run("flat", func(b *testing.B) { benchmarkSpeed(b, 10_000, 300*time.Millisecond, 0) })
 }
 
