@@ -7,12 +7,8 @@ import (
 	"github.com/looprock/megaphone/events"
 )
 
-// missedPolls is after how many intervals without a result a polled check is
-// stale; maxInterval keeps that many within a time.Duration.
-const (
-	missedPolls = 3
-	maxInterval = 90 * 365 * 24 * time.Hour
-)
+// maxInterval keeps three of them within a time.Duration.
+const maxInterval = 90 * 365 * 24 * time.Hour
 
 // maxGrace is how long after an outage of our own nobody is condemned.
 const maxGrace = time.Minute
@@ -54,13 +50,13 @@ func silenceDeadline(s events.CheckState, with Settings) time.Time {
 	return later(deadline, s.Grace)
 }
 
-// span is how long a check may be silent: three intervals of a polled one; of a
+// span is how long a check may be silent: of a polled one [events.CheckState.Patience]; of a
 // pushed one the ttl of its last push, else that of its registration, unless that
 // was made by a push; 0: for ever.
 func span(s events.CheckState, with Settings) time.Duration {
 	switch r := with.Registration; {
 	case !r.Push():
-		return missedPolls * min(interval(with), maxInterval)
+		return s.Patience(min(interval(with), maxInterval))
 	case s.TTL > 0:
 		return max(s.TTL.D(), events.MinDuration)
 	case r.Origin == OriginPush:

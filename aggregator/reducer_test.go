@@ -196,6 +196,22 @@ func TestReduce_Deadline(t *testing.T) {
 			fast, func(b *bench) { b.poll(events.OK, 4) }, at(10),
 			"Unknown stale", events.CauseAway, `not polled for 6s (interval 2s): no worker of the pool "edge" is at work`,
 		},
+		"three times what a worker that is late took last": {
+			fast, func(b *bench) { b.poll(events.OK, 4); b.poll(events.OK, 12) }, at(36),
+			"Unknown stale", events.CauseAway, `not polled for 24s (interval 2s): no worker of the pool "edge" is at work`,
+		},
+		"of which 15 s count": {
+			fast, func(b *bench) { b.poll(events.OK, 4); b.poll(events.OK, 100) }, at(145),
+			"Unknown stale", events.CauseAway, `not polled for 45s (interval 2s): no worker of the pool "edge" is at work`,
+		},
+		"not where it was another worker": {
+			fast, func(b *bench) { b.poll(events.OK, 4); b.lease = 2; b.poll(events.OK, 12) }, at(18),
+			"Unknown stale", events.CauseAway, `not polled for 6s (interval 2s): no worker of the pool "edge" is at work`,
+		},
+		"half as long once it is in time again": {
+			fast, func(b *bench) { b.poll(events.OK, 4); b.poll(events.OK, 12); b.poll(events.OK, 14) }, at(26),
+			"Unknown stale", events.CauseAway, `not polled for 12s (interval 2s): no worker of the pool "edge" is at work`,
+		},
 		"three default intervals without the first poll": {
 			polledAt("http://localhost/"), func(*bench) {}, at(60),
 			"Unknown stale", events.CauseAway, `not polled for 60s (interval 20s): no worker of the pool "@web01" is at work`,

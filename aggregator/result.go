@@ -110,7 +110,7 @@ func adopt(s events.CheckState, status events.Status) events.CheckState {
 func Remember(s events.CheckState, in Result, now time.Time) events.CheckState {
 	s.Applied, s.Seen, s.Grace = in.Position, now.UTC(), time.Time{}
 	if in.Polled {
-		s.Order = in.Result.Order()
+		s.Polled(in.Result.Order())
 	} else {
 		s.TTL = in.Result.TTL
 	}

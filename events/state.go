@@ -49,6 +49,7 @@ type CheckState struct {
 	Grace   time.Time `json:"grace,omitzero"`    // no deadline fires before: an outage of our own
 
 	// Soft.
+	Pace           int64     `json:"pace,omitempty"`    // milliseconds between polls, by those of the present worker: see Polled
 	Message        string    `json:"message,omitempty"` // what the reported status came with
 	Observed       time.Time `json:"observed,omitzero"` // when the service was looked at, as its observer says
 	LatencySeconds float64   `json:"latency_seconds,omitempty"`
@@ -221,6 +222,29 @@ func (s CheckState) FreshResult(r Result, polled bool, position uint64) bool {
 		return false
 	}
 	return !polled || r.Order().After(s.Order)
+}
+
+// Polled notes the order key of a polled result that counts, and how long after the
+// one before its poll was due: a longer time is half forgotten with each result.
+func (s *CheckState) Polled(o Order) {
+	if s.Order.Due > 0 && o.Reg == s.Order.Reg && o.Lease == s.Order.Lease {
+		s.Pace = max(o.Due-s.Order.Due, s.Pace/2)
+	} else {
+		s.Pace = 0
+	}
+	s.Order = o
+}
+
+// missedPolls is after how many intervals without a result a polled check is stale.
+const missedPolls = 3
+
+// Patience is how long a polled check may be without a result: three intervals; or
+// three times as long as its worker lately took from one poll to the next, where that
+// was longer, because it has more to do than it can. Of that [MaxReportInterval]
+// counts: what came in reports is not read again after [ReportWindow].
+func (s CheckState) Patience(interval time.Duration) time.Duration {
+	pace := min(time.Duration(s.Pace)*time.Millisecond, MaxReportInterval)
+	return missedPolls * max(interval, pace)
 }
 
 // Doubt notes a fresh result that does not count, because its worker suspects

@@ -170,8 +170,8 @@ func (c *checkEntry) lateAt(interval time.Duration) time.Time {
 
 // lateAfter is lateAt where the next result is due then.
 func (c *checkEntry) lateAfter(due time.Time) time.Time {
-	if !c.entry.Registration.Push() { // three intervals
-		due = due.Add(2 * due.Sub(c.state.Seen))
+	if !c.entry.Registration.Push() {
+		due = c.state.Seen.Add(c.state.Patience(due.Sub(c.state.Seen)))
 	}
 	return due.Add(lateSlack)
 }

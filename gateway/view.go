@@ -201,7 +201,7 @@ func (c *checkEntry) adopt(s events.CheckState) {
 		c.state.Applied, c.state.Seen = had.Applied, had.Seen
 		c.state.Observed, c.state.LatencySeconds = had.Observed, had.LatencySeconds
 		if had.Applied <= s.Applied || had.Order.After(s.Order) {
-			c.state.Order = had.Order
+			c.state.Order, c.state.Pace = had.Order, had.Pace
 		}
 		if c.last.Status == s.Reported {
 			c.state.Message = c.last.Message
@@ -288,7 +288,7 @@ func (c *checkEntry) count(in bus.Incoming) {
 		c.state.Refresh(in.Result, in.Observed)
 		c.state.Applied, c.state.Seen, c.state.TTL = in.Position, in.Stored, in.Result.TTL
 		if in.Polled {
-			c.state.Order = in.Result.Order()
+			c.state.Polled(in.Result.Order())
 		}
 		c.keep(in)
 	case in.Position == c.applied && c.known(): // its transition came first

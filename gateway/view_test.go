@@ -268,6 +268,12 @@ func TestViewLate(t *testing.T) {
 	}
 	is.Equal(late(31*time.Second), events.Live) // three intervals, and a little
 	is.Equal(late(33*time.Second), events.Stale)
+
+	slow := record(1, 10, events.OK, "fine")
+	slow.Pace = 12_000 // its worker has more to do than it can
+	polled.ApplyCheck(slow, true)
+	is.Equal(late(37*time.Second), events.Live)
+	is.Equal(late(39*time.Second), events.Stale)
 }
 
 func TestViewReset(t *testing.T) {
