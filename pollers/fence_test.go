@@ -91,6 +91,41 @@ func TestNews(t *testing.T) {
 				tk.noted(ok, false)
 			}
 			is.Equal(tk.news(tt.found), tt.want)
+			is.True(tk.again().news(tt.found)) // under another lease everything is
 		})
 	}
+}
+
+// A report has the last result of a check only, and none that a change came after.
+func TestReportHoldsTheLast(t *testing.T) {
+	is := is.New(t)
+	w := New(Config{Name: "w1", Kinds: Kinds{}})
+	defer w.http.Close()
+	defer w.hands.end()
+	w.register(bus.Entry{Registration: events.Registration{
+		Host: "web01", ID: "db", URL: json.RawMessage(`"http://web01/"`), Pool: events.DefaultPool, Interval: events.Duration(10 * time.Second),
+	}, Position: 1})
+	tk := w.tasks[name{"web01", "db"}]
+	w.agenda.put(tk, 0)
+	tk.noted(events.Result{Status: events.OK}, true)
+	h := &held{ctx: t.Context()}
+	found := func(s events.Status, due int64) (waits bool) {
+		taken, _ := w.agenda.take(time.Now().Add(time.Duration(due) * time.Hour).UnixMilli())
+		is.Equal(taken, tk)
+		w.fetched(tk, nil)
+		if waits = w.postpone(h, tk, events.Result{Status: s, Due: due}, time.Now()); !waits {
+			w.done(tk)
+		}
+		return waits
+	}
+	is.True(found(events.OK, 1))
+	report := tk.waits
+	report.timer.Stop()
+	is.True(found(events.OK, 2))
+	is.Equal(tk.waits, report)
+	is.Equal(len(report.results), 1)
+	is.Equal(report.results[0].result.Result.Due, int64(2))
+	is.True(!found(events.Critical, 3))
+	is.Equal(len(report.results), 0)
+	h.polls.Wait() // nobody waits for what was taken out
 }
