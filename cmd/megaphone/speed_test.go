@@ -94,13 +94,13 @@ func speedTarget() int {
 	var bad atomic.Bool
 	mux := http.NewServeMux()
 	mux.HandleFunc("/status", func(w http.ResponseWriter, _ *http.Request) {
-		polls.Add(1)
+		n := polls.Add(1)
 		w.Header().Set("Content-Type", "application/json")
+		status, message := "OK", "Everything is in order"
 		if bad.Load() {
-			_, _ = io.WriteString(w, `{"status": "Critical", "message": "Nothing is in order"}`)
-			return
+			status, message = "Critical", "Nothing is in order"
 		}
-		_, _ = io.WriteString(w, `{"status": "OK", "message": "Everything is in order"}`)
+		_, _ = fmt.Fprintf(w, `{"status": %q, "message": %q, "served": %d}`, status, message, n) // no two are alike
 	})
 	mux.HandleFunc("/count", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintf(w, "%d %d", polls.Load(), selfCPU().Microseconds())
