@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -18,10 +19,19 @@ import (
 	"github.com/matryer/is"
 )
 
+// writeProgram writes a file that can be run at once: no child of this process may
+// be begun that inherits it while it is open for writing ("text file busy").
+func writeProgram(t testing.TB, path string, b []byte) {
+	t.Helper()
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	must(t, os.WriteFile(path, b, 0o700))
+}
+
 // script writes a program.
 func script(t testing.TB, lines string) string {
 	path := filepath.Join(t.TempDir(), "check_x")
-	must(t, os.WriteFile(path, []byte("#!/bin/sh\n"+lines+"\n"), 0o700))
+	writeProgram(t, path, []byte("#!/bin/sh\n"+lines+"\n"))
 	return path
 }
 

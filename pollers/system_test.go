@@ -50,7 +50,7 @@ func TestProcess(t *testing.T) {
 	program := filepath.Join(dir, "mp-sleeper-with-a-long-name")
 	b, err := os.ReadFile("/bin/sleep")
 	must(t, err)
-	must(t, os.WriteFile(program, b, 0o700))
+	writeProgram(t, program, b)
 	background(t, program, "61")
 	background(t, program, "62")
 	zombie := background(t, program, "0.001")
