@@ -18,6 +18,7 @@ type leaseRecord struct {
 	Holder string `json:"holder"`
 	Name   string `json:"name"`
 	Epoch  uint64 `json:"epoch,omitempty"` // revision of its acquisition; absent in that one
+	Mark   string `json:"mark,omitempty"`  // for whoever takes the partition if the holder dies
 }
 
 // leaseRow is what is known of a partition.
@@ -28,6 +29,7 @@ type leaseRow struct {
 	name     string
 	note     string    // of the holder that released it; empty while it is held
 	stored   time.Time // bus time of the last renewal that was seen
+	mark     string    // that this renewal bore
 	seen     time.Time // when the last message came, by this process's clock
 	since    time.Time // when it was seen to become held or free
 }
@@ -94,7 +96,7 @@ func (t *leaseTable) become(rows []leaseRow) {
 	t.mu.Lock()
 	for p := range rows {
 		if rows[p].stored.IsZero() {
-			rows[p].stored = t.rows[p].stored // it ended while nobody looked
+			rows[p].stored, rows[p].mark = t.rows[p].stored, t.rows[p].mark // it ended while nobody looked
 		}
 	}
 	t.rows, t.ready = rows, true
@@ -131,10 +133,10 @@ func (t *leaseTable) read(rows []leaseRow, m jetstream.Msg, meta *jetstream.MsgM
 	row.revision, row.seen = meta.Sequence.Stream, time.Now()
 	row.held, row.holder, row.name, row.note = false, "", "", ""
 	if !ended(m.Headers()) {
-		row.held, row.stored = true, meta.Timestamp
+		row.held, row.stored, row.mark = true, meta.Timestamp, ""
 		var rec leaseRecord
 		if json.Unmarshal(m.Data(), &rec) == nil && rec.V <= events.RecordVersion {
-			row.holder, row.name = rec.Holder, rec.Name
+			row.holder, row.name, row.mark = rec.Holder, rec.Name, rec.Mark
 			delete(t.dead, rec.Name)
 		}
 	} else if m.Headers().Get(markerReason) == "" {

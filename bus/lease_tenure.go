@@ -21,9 +21,9 @@ type tenure struct {
 	releasing bool     // used by the manager
 	stop      <-chan struct{}
 	release   func() // closes stop
+	lease     Lease  // without an epoch until it is acquired; not written while hold runs
 
 	revision uint64    // of the last renewal
-	epoch    uint64    // revision of the acquisition
 	began    time.Time // when it was acquired
 	returned bool      // hold returned by itself; read after run, as again and lost
 	lost     bool      // it could not be renewed in time, or another has it
@@ -39,6 +39,10 @@ const leaseRetry = 200 * time.Millisecond
 // unless it was lost.
 func (t *tenure) run(ctx context.Context, hold func(context.Context, Lease)) {
 	valid := &validity{}
+	t.lease = Lease{
+		Partition: t.partition, Previous: t.row.stored, Note: t.row.note, Mark: t.row.mark, valid: valid,
+		leave: func(note string) { t.note = note },
+	}
 	if err := t.acquire(ctx, valid); err != nil {
 		t.again = time.Now().Add(leaseAgain)
 		if !wrongSequence(err) && ctx.Err() == nil {
@@ -54,10 +58,7 @@ func (t *tenure) run(ctx context.Context, hold func(context.Context, Lease)) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		hold(hctx, Lease{
-			Partition: t.partition, Epoch: t.epoch, Previous: t.row.stored, Note: t.row.note, valid: valid,
-			leave: func(note string) { t.note = note },
-		})
+		hold(hctx, t.lease)
 	}()
 	t.lost = t.keep(hctx, cancel, valid, done)
 	valid.end()
@@ -139,7 +140,7 @@ func (t *tenure) acquire(ctx context.Context, valid *validity) error {
 	if wrongSequence(err) && !t.row.held && expect > 0 {
 		err = t.put(ctx, valid, 0) // the mark of its end is forgotten by now
 	}
-	t.epoch = t.revision
+	t.lease.Epoch = t.revision
 	return err
 }
 
@@ -151,7 +152,11 @@ func (t *tenure) renew(ctx context.Context, valid *validity) error {
 // outage has to be told first. It does not outlive the time for which the lease
 // is valid.
 func (t *tenure) put(ctx context.Context, valid *validity, expect uint64) error {
-	body, err := json.Marshal(leaseRecord{V: events.RecordVersion, Holder: t.l.o.Holder, Name: t.l.o.Name, Epoch: t.epoch})
+	rec := leaseRecord{V: events.RecordVersion, Holder: t.l.o.Holder, Name: t.l.o.Name, Epoch: t.lease.Epoch}
+	if t.l.o.Mark != nil {
+		rec.Mark = t.l.o.Mark(t.lease)
+	}
+	body, err := json.Marshal(rec)
 	if err != nil {
 		return fmt.Errorf("encode a lease: %w", err)
 	}

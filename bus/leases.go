@@ -34,6 +34,11 @@ type LeaseOptions struct {
 	Role   string
 	Member func(events.Heartbeat) bool
 
+	// Mark, if not nil, says what whoever takes a partition is told if its holder
+	// dies: each renewal bears what it returned right before. So does the
+	// acquisition; then the lease has no epoch yet.
+	Mark func(Lease) string
+
 	Logger *slog.Logger // nil discards
 }
 
@@ -43,6 +48,7 @@ type Lease struct {
 	Epoch     uint64    // grows with every holder; it stays the same while the lease is renewed
 	Previous  time.Time // bus time of the last renewal by the holder before; zero if unknown
 	Note      string    // what the holder before left, if it released the partition; empty if it died
+	Mark      string    // what its last renewal bore
 	valid     *validity
 	leave     func(note string)
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -326,6 +328,57 @@ func TestLeaseNotes(t *testing.T) {
 	is.Equal(<-second, "until 17")
 	third, _ := hold("b", "") // the same process after kill -9: the lease is not free
 	is.Equal(<-third, "")
+}
+
+// Who dies has told the next holder something with its last renewal, or with the
+// acquisition if it lived no longer.
+func TestLeaseMarks(t *testing.T) {
+	is := is.New(t)
+	s := leaseServer(t)
+	hold := func(holder string, mark func(bus.Lease) string) (got chan bus.Lease, nc *nats.Conn, stop func()) {
+		nc = bustest.Connect(t, s)
+		c, err := bus.New(nc)
+		is.NoErr(err)
+		l := bus.NewLeases(c, bus.LeaseOptions{Group: "w.marks", Partitions: 1, Holder: holder, Name: holder, Mark: mark})
+		ctx, cancel := context.WithCancel(context.Background())
+		got, done := make(chan bus.Lease, 1), make(chan struct{})
+		go func() {
+			defer close(done)
+			_ = l.Run(ctx, func(ctx context.Context, l bus.Lease) { // of the dead: their connections are closed
+				got <- l
+				<-ctx.Done()
+			})
+		}()
+		stop = sync.OnceFunc(func() { cancel(); <-done; nc.Close() })
+		t.Cleanup(stop)
+		return got, nc, stop
+	}
+	acquired := func(text string) func(bus.Lease) string {
+		return func(l bus.Lease) string { return text + " after " + l.Mark }
+	}
+	first, nc, _ := hold("a", acquired("one"))
+	is.Equal((<-first).Mark, "")
+	nc.Close()
+	second, nc, _ := hold("a", acquired("two")) // the same process after kill -9: at once
+	is.Equal((<-second).Mark, "one after ")
+	nc.Close()
+	var renewals atomic.Int64
+	third, nc, _ := hold("a", func(l bus.Lease) string {
+		if l.Epoch == 0 {
+			return l.Mark
+		}
+		return fmt.Sprint("renewed ", renewals.Add(1))
+	})
+	is.Equal((<-third).Mark, "two after one after ")
+	eventually(t, "it is renewed", func() bool { return renewals.Load() >= 2 })
+	nc.Close()
+	fourth, _, stop := hold("b", nil) // another one: after the server has forgotten the lease
+	l := <-fourth
+	is.True(strings.HasPrefix(l.Mark, "renewed "))
+	is.Equal(l.Note, "")
+	stop()
+	fifth, _, _ := hold("c", nil)
+	is.Equal((<-fifth).Mark, "") // of a holder that said nothing
 }
 
 func TestLeaseWithoutHolder(t *testing.T) {

@@ -34,6 +34,7 @@ type task struct {
 	slowly  bool // the present one counts as such
 
 	interrupted bool // its last poll found nothing out; read once it has ended
+	owed        debt // under this lease
 
 	told   events.Status // the last status that was stored under this lease
 	same   int           // how often in a row it was
@@ -102,14 +103,16 @@ func (a *agenda) put(t *task, due int64) {
 // remove takes a task out for good, unless it is being polled.
 func (a *agenda) remove(t *task) {
 	t.removed = true
-	if t.index < 0 {
+	if t.index >= 0 {
+		a.due.remove(t)
+	} else if t.running {
 		return
 	}
-	a.due.remove(t)
-	if port := a.ports[t.endpoint.port]; port != nil { // others in place of t, if it was let in
+	if port := a.ports[t.endpoint.port]; port != nil { // others in place of t, if it was let in, be it to wait elsewhere
 		a.admit(port, t.endpoint)
 	} else if host := a.hosts[t.endpoint.host]; host != nil {
 		a.admitHost(host)
+		a.forgetHost(host, t.endpoint)
 	}
 	a.admitSlow()
 }
@@ -242,7 +245,12 @@ func (a *agenda) admit(port *queue, e endpoint) {
 		delete(a.ports, e.port)
 		port.host.ports--
 	}
-	if port.host.ports == 0 && len(port.host.waiting) == 0 {
+	a.forgetHost(port.host, e)
+}
+
+// forgetHost forgets a host that is idle.
+func (a *agenda) forgetHost(host *queue, e endpoint) {
+	if host.ports == 0 && len(host.waiting) == 0 {
 		delete(a.hosts, e.host)
 	}
 }
@@ -300,7 +308,10 @@ func (a *agenda) done(t *task, now int64) (dropped int64) {
 	}
 	from := max(t.due, now) // a clock that stepped back must not repeat a poll
 	dropped, due := t.schedule.Missed(t.due, from), t.schedule.Next(from)
-	if t.failures > 0 {
+	switch {
+	case t.interrupted: // only if the lease goes on
+		due = min(due, now+firstRetry.Milliseconds())
+	case t.failures > 0:
 		due = min(due, now+RetryPause(t.failures, t.schedule.Every()).Milliseconds())
 	}
 	a.put(t, due)

@@ -2,6 +2,7 @@ package pollers
 
 import (
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/looprock/megaphone/bus"
@@ -22,24 +23,56 @@ const takeoverMargin = time.Second
 // handedOver reads what is known of the former holder of a lease. One that
 // released the partition left a note, so that no poll is missing or made twice.
 // Of one that died only the last renewal tells: polls of the last second of its
-// life are made again.
+// life are made again, and those that it still owed by then.
 func handedOver(lease bus.Lease, now int64) handover {
 	margin := takeoverMargin.Milliseconds()
-	if polled, err := strconv.ParseInt(lease.Note, 10, 64); err == nil {
+	if left, ok := readHandover(lease.Note); ok {
 		// Due times are the same for all workers, but not their clocks.
-		polled = min(polled, now+margin)
-		return handover{polled: polled, known: polled - margin}
+		left.polled = min(left.polled, now+margin)
+		left.known = min(left.known, left.polled-margin)
+		return left
 	}
 	if lease.Previous.IsZero() {
 		return handover{}
 	}
 	since := lease.Previous.UnixMilli() - margin
-	return handover{polled: since, known: since}
+	from := handover{polled: since, known: since}
+	if lease.Mark == "" {
+		return from
+	}
+	safe, _ := readHandover(lease.Mark) // one that cannot be read says that there is something: all are polled
+	return from.and(safe)
 }
 
-// leaveNote is what a holder leaves that has begun all polls that were due until
-// a time.
-func leaveNote(polled int64) string { return strconv.FormatInt(polled, 10) }
+// and is what is known where both say so.
+func (h handover) and(o handover) handover {
+	return handover{polled: min(h.polled, o.polled), known: min(h.known, o.known)}
+}
+
+// text is a handover in notes and marks: polled, and known where it is not
+// polled less the margin, as releases before marks have it.
+func (h handover) text() string {
+	polled := strconv.FormatInt(h.polled, 10)
+	if h.known == h.polled-takeoverMargin.Milliseconds() {
+		return polled
+	}
+	return polled + " " + strconv.FormatInt(h.known, 10)
+}
+
+func readHandover(text string) (h handover, ok bool) {
+	first, second, both := strings.Cut(text, " ")
+	polled, err := strconv.ParseInt(first, 10, 64)
+	if err != nil {
+		return handover{}, false
+	}
+	known := polled - takeoverMargin.Milliseconds()
+	if both {
+		if known, err = strconv.ParseInt(second, 10, 64); err != nil {
+			return handover{}, false
+		}
+	}
+	return handover{polled: polled, known: known}, true
+}
 
 // drainTime is how long polls may go on while their partition is handed over;
 // those that need longer are made again by the next holder.

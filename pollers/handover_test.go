@@ -1,6 +1,7 @@
 package pollers_test
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -55,4 +56,84 @@ func TestWorkersHandOverExactly(t *testing.T) {
 	is.True(missing <= int64(a.Stats().Dropped+b.Stats().Dropped)) // none but what a slow machine dropped
 	is.True(count.total("a")+count.total("b")-len(all) <= 16)      // nothing was polled but not told, but what ends just now
 	f.growing()
+}
+
+// backlog are more checks than can be polled within seconds by a worker that takes
+// its time, each once in an hour; and how many were polled.
+type backlog struct {
+	*field
+	checks int
+}
+
+func newBacklog(t *testing.T) backlog {
+	b := backlog{newField(t), 600}
+	for i := range b.checks {
+		b.register(events.Registration{ID: fmt.Sprintf("c%d", i), Host: fmt.Sprintf("web%d", i), URL: quoted("known://web"), Interval: never})
+	}
+	time.Sleep(1100 * time.Millisecond) // all are known to whoever lives from now on
+	return b
+}
+
+// config is of a worker whose polls take so long, four at once.
+func (b backlog) config(name string, each time.Duration) pollers.Config {
+	return pollers.Config{Name: name, Concurrency: 4, Kinds: pollers.Kinds{"known": func(context.Context, events.Target) pollers.Finding {
+		time.Sleep(each)
+		return pollers.Finding{Reading: pollers.Reading{Status: events.OK}}
+	}}}
+}
+
+// half returns once a worker has had its leases renewed and works still.
+func (b backlog) half(name string) {
+	b.tb.Helper()
+	all := b.wait(3*soon, func(all []bus.Incoming) bool { return b.by(all, name) >= b.checks/2 })
+	if b.polled(all) == b.checks && name == "a" {
+		b.tb.Fatal("it has polled all already")
+	}
+}
+
+func (b backlog) by(all []bus.Incoming, name string) (n int) {
+	for _, r := range all {
+		if r.Result.Worker == name {
+			n++
+		}
+	}
+	return n
+}
+
+func (b backlog) polled(all []bus.Incoming) int {
+	checks := map[string]bool{}
+	for _, r := range all {
+		checks[r.Check] = true
+	}
+	return len(checks)
+}
+
+// What a worker had yet to poll when it died is polled by the next one at once, and
+// by the one after that if the next one dies of it too.
+func TestWorkersTakeOverABacklog(t *testing.T) {
+	b := newBacklog(t)
+	for _, name := range []string{"a", "b"} {
+		link := newLink(t, b.server)
+		b.workerAt(link.url(), b.config(name, 30*time.Millisecond))
+		if name == "a" {
+			b.half(name)
+		} else { // not long enough to make up for the first
+			b.wait(soon, func(all []bus.Incoming) bool { return b.by(all, name) >= b.checks/3 })
+		}
+		link.cut()
+	}
+	b.worker(b.config("c", 0))
+	b.wait(2*soon, func(all []bus.Incoming) bool { return b.by(all, "c") >= b.checks/3 && b.polled(all) == b.checks })
+}
+
+// So it is where the first one leaves in good order.
+func TestWorkersHandOverABacklog(t *testing.T) {
+	is := is.New(t)
+	b := newBacklog(t)
+	_, stop := b.worker(b.config("a", 30*time.Millisecond))
+	b.half("a")
+	stop()
+	b.worker(b.config("b", 0))
+	all := b.wait(soon, func(all []bus.Incoming) bool { return b.polled(all) == b.checks })
+	is.True(b.by(all, "b") > 0)
 }

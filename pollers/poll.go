@@ -114,6 +114,9 @@ func (w *Worker) done(t *task) {
 
 // ended says that a poll is over. The caller holds mu.
 func (w *Worker) ended(t *task, now int64) {
+	if !t.interrupted {
+		t.slot.settle(t)
+	}
 	dropped := w.agenda.done(t, now)
 	w.counts.dropped.Add(dropped)
 	w.recent.at(now).dropped += uint64(dropped)

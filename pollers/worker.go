@@ -56,6 +56,9 @@ type held struct {
 	cancel context.CancelFunc
 	lease  bus.Lease
 	polls  sync.WaitGroup // and results that wait to be reported; grows only while the slot is held
+
+	owing int      // tasks of which a poll is owed
+	safe  handover // what holds in spite of these, and of those since there were none
 }
 
 // New returns a worker that does nothing before Run.
@@ -140,6 +143,7 @@ func (w *Worker) leases(pool string) *bus.Leases {
 		Holder: w.conf.Holder, Name: w.conf.Name,
 		Role:   Role,
 		Member: func(h events.Heartbeat) bool { return slices.Contains(h.Pools, pool) },
+		Mark:   func(l bus.Lease) string { return w.mark(pool, l) },
 		Logger: w.conf.Logger,
 	})
 }
@@ -186,8 +190,11 @@ func (w *Worker) enter(t *task, from handover, now int64) {
 	switch {
 	case t.stored > from.known: // nobody may have polled it yet
 		t.failures = 0
+		t.slot.owe(t, firstPoll)
 		w.agenda.put(t, now)
 	case last > from.polled:
+		t.due = last
+		t.slot.owe(t, duePoll)
 		w.agenda.put(t, last)
 	default:
 		w.agenda.put(t, t.schedule.Next(max(now, from.polled)))
@@ -201,11 +208,11 @@ func (w *Worker) close(s *slot) {
 	w.mu.Lock()
 	h := s.held
 	s.held = nil
-	polled := time.Now().UnixMilli()
+	done := handover{polled: time.Now().UnixMilli(), known: math.MaxInt64}
 	for t := range s.tasks {
 		w.agenda.remove(t)
-		if !t.running {
-			polled = min(polled, t.due-1)
+		if !t.running && t.owed != firstPoll {
+			done.polled = min(done.polled, t.due-1)
 		}
 	}
 	w.mu.Unlock()
@@ -214,14 +221,18 @@ func (w *Worker) close(s *slot) {
 	w.mu.Lock()
 	for t := range s.tasks {
 		if t.interrupted {
-			polled = min(polled, t.due-1)
+			done.polled = min(done.polled, t.due-1, t.key-1)
+		}
+		if t.owed == firstPoll {
+			done.known = min(done.known, t.stored-1)
 		}
 		if w.orders.open[name{t.host, t.check}] != nil {
 			asked = append(asked, t)
 		}
 	}
 	w.mu.Unlock()
-	h.lease.Leave(leaveNote(polled))
+	done.known = min(done.known, done.polled-takeoverMargin.Milliseconds())
+	h.lease.Leave(done.text())
 	for _, t := range asked {
 		w.tell(t, moved)
 	}
@@ -278,6 +289,7 @@ func (w *Worker) register(e bus.Entry) {
 	t.slot.tasks[t] = struct{}{}
 	w.tasks[id] = t
 	if t.slot.held != nil {
+		t.slot.owe(t, firstPoll)
 		w.agenda.put(t, time.Now().UnixMilli())
 		w.rouse()
 	}
@@ -334,6 +346,7 @@ func (w *Worker) drop(id name) {
 	}
 	delete(w.tasks, id)
 	delete(t.slot.tasks, t)
+	t.slot.settle(t)
 	w.agenda.remove(t)
 }
 
