@@ -27,7 +27,7 @@ type PollResult struct {
 // Limits of results that travel in a report.
 const (
 	MaxReport         = 1000             // results of a report
-	MaxReportBytes    = 128 << 10        // of messages and documents together
+	MaxReportBytes    = 128 << 10        // of all but the last together, by PollResult.Size: with that one, too, it is no more than MaxEvent
 	MaxReportInterval = 15 * time.Second // between the polls of a check; what is polled less often travels alone
 )
 
@@ -35,6 +35,12 @@ const (
 // of every check: who was silent for longer has missed three intervals, so that
 // it was told already.
 const ReportWindow = 4 * MaxReportInterval
+
+// Size is how many bytes p has in a report at most.
+func (p PollResult) Size() int {
+	const around, escaped = 320, 6 // names of members, times and numbers; a byte that JSON escapes
+	return around + escaped*(len(p.Host)+len(p.Check)+len(p.Result.Message)) + len(p.Result.Document)
+}
 
 // DecodeReport reads a structured CloudEvent of [TypeReport]. Worker and pool
 // are set in each result; documents are parts of b. The error wraps [ErrEvent],

@@ -129,3 +129,30 @@ func TestReportHoldsTheLast(t *testing.T) {
 	is.Equal(len(report.results), 0)
 	h.polls.Wait() // nobody waits for what was taken out
 }
+
+// Whatever is in it, a report is no larger than what an event may be.
+func TestReportIsNotTooLarge(t *testing.T) {
+	check := strings.Repeat("\"", events.MaxCheck)
+	for name, r := range map[string]events.Result{
+		"small":                {Status: events.Critical},
+		"messages to escape":   {Status: events.Critical, Message: strings.Repeat("\x01", events.MaxMessage)},
+		"messages not in UTF8": {Status: events.Critical, Message: strings.Repeat("\xff", events.MaxMessage)},
+		"documents":            {Status: events.Critical, Document: json.RawMessage(`"` + strings.Repeat("x", reportAlone-3) + `"`)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			is := is.New(t)
+			r.Reg, r.Lease, r.LatencySeconds, r.Due = 1<<62, 1<<62, 0.123456789012345678, 1<<62
+			rep := &report{}
+			var body events.Report
+			for !rep.full() {
+				p := events.PollResult{Host: strings.Repeat("h", events.MaxHost), Check: check, Time: events.At(time.Now()), Result: r}
+				rep.add(reported{task: &task{}, result: p})
+				body.Results = append(body.Results, p)
+			}
+			b, err := events.Encode(events.Header{Type: events.TypeReport, Source: "urn:x", ID: "1", Time: time.Now()}, body)
+			is.NoErr(err)
+			is.True(len(b) <= events.MaxEvent)
+			is.True(len(b) <= rep.size+512)
+		})
+	}
+}

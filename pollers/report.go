@@ -30,7 +30,7 @@ type report struct {
 	reportKey
 	due     time.Time
 	timer   *time.Timer // sends it
-	size    int         // bytes of messages and documents
+	size    int         // bytes of the results, at most
 	results []reported
 }
 
@@ -62,7 +62,7 @@ func (w *Worker) postpone(h *held, t *task, r events.Result, at time.Time) bool 
 	rep := w.report(reportKey{t.slot.pool, events.Partition(t.host)}, now.Add(min(reportDelay, t.schedule.Every()/4)))
 	h.polls.Add(1) // of what is waited for when the lease is handed over
 	rep.add(reported{h, t, t.due, events.PollResult{Host: t.host, Check: t.check, Time: events.At(at), Result: r}})
-	if len(rep.results) >= events.MaxReport || rep.size >= events.MaxReportBytes-reportAlone {
+	if rep.full() {
 		delete(w.reports, rep.reportKey)
 		rep.timer.Reset(0)
 	}
@@ -72,7 +72,7 @@ func (w *Worker) postpone(h *held, t *task, r events.Result, at time.Time) bool 
 
 // news reports whether a result has to travel alone.
 func (t *task) news(r events.Result) bool {
-	return t.same < t.settle || r.Status != t.told || r.Suspect != "" || sizeOf(r) >= reportAlone || t.schedule.Every() > events.MaxReportInterval
+	return t.same < t.settle || r.Status != t.told || r.Suspect != "" || len(r.Message)+len(r.Document) >= reportAlone || t.schedule.Every() > events.MaxReportInterval
 }
 
 // noted notes a result that travelled alone, and was stored or was not.
@@ -87,19 +87,22 @@ func (t *task) noted(r events.Result, stored bool) {
 	}
 }
 
-func sizeOf(r events.Result) int { return len(r.Message) + len(r.Document) }
-
 func (r *report) add(x reported) {
 	r.results = append(r.results, x)
-	r.size += sizeOf(x.result.Result)
+	r.size += x.result.Size()
 	x.waits = r
+}
+
+// full reports whether nothing more may be added.
+func (r *report) full() bool {
+	return len(r.results) >= events.MaxReport || r.size >= events.MaxReportBytes
 }
 
 func (r *report) remove(t *task) {
 	i := slices.IndexFunc(r.results, func(x reported) bool { return x.task == t })
 	x := r.results[i]
 	r.results = slices.Delete(r.results, i, i+1)
-	r.size -= sizeOf(x.result.Result)
+	r.size -= x.result.Size()
 	t.waits = nil
 	x.polls.Done()
 }
