@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/looprock/megaphone/bus/server"
 	"github.com/looprock/megaphone/events"
 	"github.com/matryer/is"
 )
@@ -53,8 +55,7 @@ func TestPowerCut(t *testing.T) {
 			lost := spoil(t, rnd, cut)
 			t.Logf("round %d: %d checks, spoilt: %s", round, len(sure), strings.Join(lost, ", "))
 			p := afterPowerCut(t, cut, sure)
-			worksAsBefore(t, p, sure)
-			p.Stop()
+			worksAsBefore(t, p, cut, sure).Stop()
 			if text := p.log.String(); slices.ContainsFunc(lost, func(s string) bool {
 				return strings.HasPrefix(s, "REGISTRATIONS -") && !strings.HasPrefix(s, "REGISTRATIONS -0")
 			}) {
@@ -84,14 +85,26 @@ func afterPowerCut(t *testing.T, data string, sure map[string]acked) *process {
 	return p
 }
 
-func worksAsBefore(t *testing.T, p *process, sure map[string]acked) {
+// worksAsBefore pushes to each check until that is acknowledged, and waits until it
+// shows. It returns the process that did it: see supervised.
+func worksAsBefore(t *testing.T, p *process, data string, sure map[string]acked) *process {
 	t.Helper()
 	for id := range sure {
-		p.must("PUT", "/hosts/web01/checks/"+id+"/status", `{"status":"Critical","message":"after"}`, http.StatusNoContent)
+		eventually(t, 60*time.Second, id+" takes a push", func() error {
+			p = supervised(t, p, data)
+			if code, text := p.call("PUT", "/hosts/web01/checks/"+id+"/status", `{"status":"Critical","message":"after"}`); code != http.StatusNoContent {
+				return fmt.Errorf("%d %s", code, text)
+			}
+			return nil
+		})
 	}
 	for id, a := range sure {
 		eventually(t, 60*time.Second, id+" works", func() error {
-			v := p.check(id)
+			p = supervised(t, p, data)
+			var v events.CheckView
+			if _, text := p.call("GET", "/hosts/web01/checks/"+id, ""); json.Unmarshal([]byte(text), &v) != nil {
+				return errors.New(text)
+			}
 			if v.Message != "after" && !a.overridden {
 				return fmt.Errorf("%s %s", v.Status, v.Message)
 			}
@@ -101,6 +114,23 @@ func worksAsBefore(t *testing.T, p *process, sure map[string]acked) {
 			return nil
 		})
 	}
+	return p
+}
+
+// supervised starts a process again that ended because its bus has to be started
+// anew, as a service manager does: a block of a stream that was spoilt is found out
+// when it is written to.
+func supervised(t *testing.T, p *process, data string) *process {
+	t.Helper()
+	select {
+	case <-p.done:
+	default:
+		return p
+	}
+	if text := p.log.String(); !strings.Contains(text, server.ErrRestart.Error()) {
+		t.Fatalf("it ended:\n%s", text)
+	}
+	return serve(t, data, "--register-wait", "0")
 }
 
 // writers register, override and push, and remember what was acknowledged.

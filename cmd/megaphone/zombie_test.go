@@ -206,13 +206,17 @@ func (z *zoo) polled(after uint64) (out []events.Result) {
 		if err != nil {
 			z.t.Fatal(err)
 		}
-		e, err := bus.ReadEvent(bus.Plain(bus.Message(m.Subject, m.Data)))
-		if err != nil {
-			z.t.Fatal(err)
-		}
-		var r events.Result
-		if err := events.DataAs(e, &r); err == nil && r.Worker != "" {
-			out = append(out, r)
+		msg := bus.Plain(bus.Message(m.Subject, m.Data))
+		if bus.IsReport(m.Subject) {
+			results, err := bus.ReadReport(msg, n, m.Time)
+			if err != nil {
+				z.t.Fatal(err)
+			}
+			for _, in := range results {
+				out = append(out, in.Result)
+			}
+		} else if in, err := bus.ReadStoredResult(msg, n, m.Time); err == nil && in.Polled { // not a tick
+			out = append(out, in.Result)
 		}
 	}
 	return out
