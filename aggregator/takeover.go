@@ -241,12 +241,7 @@ func (p *partition) readResults(ctx context.Context) error {
 		return nil
 	}
 	cfg := jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy, FilterSubjects: events.PartitionResults(p.n)[:2]}
-	err = readUpTo(ctx, p.a.cfg.Conn, bus.StreamResults, cfg, 0, func(m jetstream.Msg, meta *jetstream.MsgMetadata) error {
-		if meta.Sequence.Stream <= p.saved.Results {
-			p.recall(m)
-		}
-		return nil
-	})
+	err = readUpTo(ctx, p.a.cfg.Conn, bus.StreamResults, cfg, 0, p.recall)
 	if err == nil {
 		err = p.readReports(ctx)
 	}
@@ -270,12 +265,7 @@ func (p *partition) readReports(ctx context.Context) error {
 	cfg := jetstream.ConsumerConfig{
 		DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &from, FilterSubjects: []string{events.PartitionReports(p.n)},
 	}
-	return readUpTo(ctx, p.a.cfg.Conn, bus.StreamResults, cfg, 0, func(m jetstream.Msg, meta *jetstream.MsgMetadata) error {
-		if meta.Sequence.Stream <= p.saved.Results {
-			p.recall(m)
-		}
-		return nil
-	})
+	return readUpTo(ctx, p.a.cfg.Conn, bus.StreamResults, cfg, 0, p.recall)
 }
 
 // forget draws positions back to the end of RESULTS: a power cut may have taken
@@ -315,17 +305,22 @@ func (p *partition) forget(ctx context.Context, results jetstream.Stream) error 
 	return nil
 }
 
-// recall notes results whose effects are in the state as the last ones.
-func (p *partition) recall(m jetstream.Msg) {
+// recall notes results whose effects are in the state as the last ones. Those after
+// the checkpoint are not, and unreadable ones were refused: neither is an error.
+func (p *partition) recall(m jetstream.Msg, meta *jetstream.MsgMetadata) error {
+	if meta.Sequence.Stream > p.saved.Results {
+		return nil
+	}
 	results, err := bus.ReadResults(m)
 	if err != nil {
-		return
+		return nil
 	}
 	for _, in := range results {
 		if h := p.hosts[in.Host]; h != nil {
 			h.check(in.Check).recall(in)
 		}
 	}
+	return nil
 }
 
 func (c *check) recall(in bus.Incoming) {

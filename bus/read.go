@@ -182,6 +182,7 @@ func ReadReport(m Msg, position uint64, stored time.Time) ([]Incoming, error) {
 	if ct := m.Headers()["Content-Type"]; len(ct) != 1 || ct[0] != events.ContentType {
 		return nil, fmt.Errorf("%w: a report has the content type %s", events.ErrEvent, events.ContentType)
 	}
+	// A subject of another form gives a partition of which no host is.
 	partition, _, _ := strings.Cut(strings.TrimPrefix(m.Subject(), reportPrefix), ".")
 	id, r, err := events.DecodeReport(m.Data())
 	if err != nil {

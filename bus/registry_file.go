@@ -155,6 +155,7 @@ func decodeLine(b []byte) (l journalLine, err error) {
 // decodePlainLine is false for a line in another form, be it readable or not.
 func decodePlainLine(b []byte) (l journalLine, ok bool) {
 	b, begins := bytes.CutPrefix(b, []byte(`{"position":`))
+	// Where a separator is missing nothing is left, which has no end.
 	position, b, _ := bytes.Cut(b, []byte(`,"subject":"`))
 	subject, b, _ := bytes.Cut(b, []byte(`","stored":"`))
 	stored, b, _ := bytes.Cut(b, []byte(`","event":`))

@@ -32,9 +32,13 @@ func DecodeResult(b []byte) (id string, at time.Time, r Result, err error) {
 // wraps [ErrEvent], [ErrResult] or [ErrStatus].
 func ResultOf(e event.Event) (id string, at time.Time, r Result, err error) {
 	if e.Type() != TypeResult {
-		return "", at, r, fmt.Errorf("%w: its type is %s, here only %s is read", ErrResult, e.Type(), TypeResult)
+		return "", at, r, otherType(e, TypeResult)
 	}
 	return e.ID(), e.Time(), r, DataAs(e, &r)
+}
+
+func otherType(e event.Event, want string) error {
+	return fmt.Errorf("%w: its type is %s, here only %s is read", ErrResult, e.Type(), want)
 }
 
 // view is what of a plain event matters. Its slices are parts of the bytes that
@@ -155,9 +159,7 @@ func resultAt(b []byte, i int, r *Result) (end int) {
 			r.Worker, ok = plainString(value)
 		case "pool":
 			bit = 32
-			if r.Pool, ok = DefaultPool, string(value) == `"`+DefaultPool+`"`; !ok {
-				r.Pool, ok = plainString(value)
-			}
+			r.Pool, ok = plainPool(value)
 		case "reg":
 			bit = 64
 			r.Reg, ok = plainUint(value)
@@ -206,6 +208,14 @@ func plainMessage(value []byte) (string, bool) {
 func plainString(value []byte) (string, bool) {
 	text, ok := plainText(value)
 	return string(text), ok
+}
+
+// plainPool is plainString, without a string of its own for the pool of most checks.
+func plainPool(value []byte) (string, bool) {
+	if string(value) == `"`+DefaultPool+`"` {
+		return DefaultPool, true
+	}
+	return plainString(value)
 }
 
 // plainText is what stands between quotes: ASCII, and no escapes.

@@ -50,9 +50,7 @@ func parseRegistration(b []byte, r *Registration) bool {
 			}
 			ok = plainLabels(value, r.Labels)
 		case "pool":
-			if r.Pool, ok = DefaultPool, string(value) == `"`+DefaultPool+`"`; !ok {
-				r.Pool, ok = plainString(value)
-			}
+			r.Pool, ok = plainPool(value)
 		case "origin":
 			r.Origin, ok = plainString(value)
 		}

@@ -72,7 +72,7 @@ func decodeReport(b []byte) (id string, r Report, err error) {
 		return "", r, err
 	}
 	if e.Type() != TypeReport {
-		return e.ID(), r, fmt.Errorf("%w: its type is %s, here only %s is read", ErrResult, e.Type(), TypeReport)
+		return e.ID(), r, otherType(e, TypeReport)
 	}
 	return e.ID(), r, DataAs(e, &r)
 }
@@ -134,11 +134,7 @@ func parseReport(b []byte, r *Report) bool {
 		default:
 			return -1
 		}
-		if seen&bit != 0 {
-			return -1
-		}
-		seen |= bit
-		return i
+		return once(&seen, bit, i)
 	})
 	return end == len(b) && seen == 7
 }
@@ -172,15 +168,21 @@ func pollResultAt(b []byte, i int, p *PollResult) (end int) {
 		default:
 			return -1
 		}
-		if seen&bit != 0 {
-			return -1
-		}
-		seen |= bit
-		return i
+		return once(&seen, bit, i)
 	})
 	if seen != 15 {
 		return -1
 	}
+	return end
+}
+
+// once notes that the member of a bit was seen, and returns end; -1 where it was
+// seen before.
+func once(seen *int, bit, end int) int {
+	if *seen&bit != 0 {
+		return -1
+	}
+	*seen |= bit
 	return end
 }
 

@@ -205,7 +205,7 @@ func (f *Follower) readReports(ctx context.Context) {
 		f.log.Debug("the last reports are not read", "error", err)
 		return
 	}
-	msgs, err := cons.Messages(jetstream.PullExpiry(4*time.Second), jetstream.PullHeartbeat(pullHeartbeat))
+	msgs, err := messages(cons)
 	if err != nil {
 		f.log.Debug("the last reports are not read", "error", err)
 		return
@@ -284,7 +284,7 @@ func (s *source) read(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	msgs, err := cons.Messages(jetstream.PullExpiry(4*time.Second), jetstream.PullHeartbeat(pullHeartbeat))
+	msgs, err := messages(cons)
 	if err != nil {
 		return err
 	}
@@ -310,6 +310,10 @@ const (
 	pullHeartbeat = 500 * time.Millisecond
 	pullWait      = 3 * pullHeartbeat
 )
+
+func messages(cons jetstream.Consumer) (jetstream.MessagesContext, error) {
+	return cons.Messages(jetstream.PullExpiry(4*time.Second), jetstream.PullHeartbeat(pullHeartbeat))
+}
 
 // pull applies messages. A consumer that is silent is made anew after a while: a
 // server that lost it does not say so.

@@ -82,9 +82,9 @@ func newEndpoint(host, port string) endpoint {
 	var h maphash.Hash
 	h.SetSeed(endpointSeed)
 	var e endpoint
-	_, _ = h.WriteString(host) // never fails
+	_, _ = h.WriteString(host) // a write to a hash never fails
 	e.host = h.Sum64()
-	_, _ = h.WriteString(" " + port)
+	_, _ = h.WriteString(" " + port) // nor does this one
 	e.port = h.Sum64()
 	return e
 }

@@ -15,9 +15,11 @@ import (
 	"github.com/matryer/is"
 )
 
-// found makes a kind of check that finds the status that is set.
-func found(status *atomic.Int32) pollers.Kinds {
-	return pollers.Kinds{"found": func(context.Context, events.Target) pollers.Finding {
+// found makes a kind of check that finds the status that is set; OK at first.
+func found() (status *atomic.Int32, kinds pollers.Kinds) {
+	status = new(atomic.Int32)
+	status.Store(int32(events.OK))
+	return status, pollers.Kinds{"found": func(context.Context, events.Target) pollers.Finding {
 		s := events.Status(status.Load())
 		return pollers.Finding{Reading: pollers.Reading{Status: s, Message: s.String()}}
 	}}
@@ -47,9 +49,8 @@ func (f *field) last() uint64 {
 func TestWorkerReports(t *testing.T) {
 	is := is.New(t)
 	f := newField(t)
-	var status atomic.Int32
-	status.Store(int32(events.OK))
-	f.worker(pollers.Config{Kinds: found(&status)})
+	status, kinds := found()
+	f.worker(pollers.Config{Kinds: kinds})
 	const checks, each = 20, 5
 	for i := range checks {
 		f.register(events.Registration{ID: fmt.Sprint(i), URL: quoted("found://web01/"), Interval: events.Duration(time.Second)})
@@ -100,9 +101,8 @@ func bad(all []bus.Incoming) (out []bus.Incoming) {
 func TestWorkerReportsNothingThatCounts(t *testing.T) {
 	is := is.New(t)
 	f := newField(t)
-	var status atomic.Int32
-	status.Store(int32(events.OK))
-	f.worker(pollers.Config{Kinds: found(&status)})
+	status, kinds := found()
+	f.worker(pollers.Config{Kinds: kinds})
 	f.register(events.Registration{ID: "a", URL: quoted("found://web01/"), Interval: events.Duration(time.Second), Fall: 3})
 	f.wait(soon, func(all []bus.Incoming) bool { return len(all) >= 4 })
 	status.Store(int32(events.Critical))
@@ -158,9 +158,8 @@ func TestWorkerReportsBeforeItLeaves(t *testing.T) {
 func TestWorkerReportsToWhoAsks(t *testing.T) {
 	is := is.New(t)
 	f := newField(t)
-	var status atomic.Int32
-	status.Store(int32(events.OK))
-	f.worker(pollers.Config{Kinds: found(&status)})
+	_, kinds := found()
+	f.worker(pollers.Config{Kinds: kinds})
 	f.register(events.Registration{ID: "a", URL: quoted("found://web01/"), Interval: events.Duration(10 * time.Second)})
 	f.wait(soon, func(all []bus.Incoming) bool { return len(all) > 0 })
 	conn, _ := f.connect(f.server.URL())
