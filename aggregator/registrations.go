@@ -168,8 +168,13 @@ func (p *partition) registerPushed(ctx context.Context, r events.Registration, p
 	if pushed.Before(ended.Add(ReturnDelay)) {
 		return tooSoon(r.ID, ended), nil
 	}
-	if last > p.a.cfg.Registry.Position() { // perhaps it is registered, and this process has not heard of it
-		return "", p.await(ctx, last)
+	// It may have been registered since the push was reduced, and this process have
+	// heard of it or not: what is registered is not replaced.
+	if err := p.await(ctx, last); err != nil {
+		return "", err
+	}
+	if _, ok := p.a.cfg.Registry.Check(r.Host, r.ID); ok {
+		return "", nil
 	}
 	return "", p.announce(ctx, events.RegistrationSubject(r.Host, r.ID), events.TypeRegistered, r.Host, r.ID, r, last)
 }

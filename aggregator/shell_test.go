@@ -843,6 +843,26 @@ func TestAggregator_FirstPushReplacesNothing(t *testing.T) {
 	}
 }
 
+// A check that is registered between the look at a push and the registration for
+// it keeps what it was registered as.
+func TestPartition_FirstPushComesSecond(t *testing.T) {
+	is := is.New(t)
+	f := newField(t)
+	p := f.partition("p", events.Partition("web01"))
+	is.NoErr(p.takeOver(t.Context()))
+	defer p.close()
+	_, out := p.reduce(&check{}, Result{Host: "web01", Check: "queue", Position: 1}, time.Now())
+	is.True(out.Register != nil)
+	f.register(events.Registration{Host: "web01", ID: "queue", TTL: events.Duration(time.Minute), Origin: "nats"})
+	reason, err := p.registerPushed(t.Context(), *out.Register, time.Now())
+	is.NoErr(err)
+	is.Equal(reason, "") // the push is looked at again
+	e, ok := f.reg.Check("web01", "queue")
+	is.True(ok)
+	is.Equal(e.Registration.Origin, "nats")
+	is.Equal(e.Registration.TTL.D(), time.Minute)
+}
+
 // rejections returns a function that waits for a rejection with a text in it.
 func (f *field) rejections(t *testing.T) (wait func(text string)) {
 	t.Helper()
