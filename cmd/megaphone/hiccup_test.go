@@ -18,6 +18,7 @@ import (
 // The network of a worker is cut off: its canary and all that it polls fail
 // together. None of a thousand hosts becomes Critical by that.
 func TestHiccupAtAWorker(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	skipUnderRace(t)
 	is := is.New(t)
 	var cut atomic.Bool

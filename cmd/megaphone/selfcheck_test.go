@@ -15,6 +15,7 @@ import (
 // In a fleet each host with a worker has a check of its own: Critical when the
 // worker is silent, Unknown when it stopped in good order. A single serve has none.
 func TestBuiltInCheck(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	is := is.New(t)
 	srv := bustest.StartIn(t, t.TempDir(), "127.0.0.1:0")
 	role := func(name string, args ...string) *process {

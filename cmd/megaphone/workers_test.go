@@ -81,7 +81,7 @@ func TestWorkersUnderAttack(t *testing.T) {
 	gateway := start(t, append(args("gateway", "g1"), "--listen", "127.0.0.1", "--port", "0")...)
 	const (
 		checks   = 1600
-		interval = 8 * time.Second
+		interval = 4 * time.Second
 	)
 	count := &pollCount{last: map[string]time.Time{}, open: map[string]int{}}
 	count.reset()

@@ -97,6 +97,7 @@ func (z *zoo) await(host, check string, s events.Status, p events.Phase) {
 // meanwhile; services that it has not heard went on pushing to its successor. When
 // it goes on it says nothing: neither that they are silent nor anything else.
 func TestZombieAggregatorSaysNothing(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	is := is.New(t)
 	z := newZoo(t)
 	zombie := z.role("aggregator")
@@ -136,6 +137,7 @@ func TestZombieAggregatorSaysNothing(t *testing.T) {
 // A worker is stopped in the middle of a poll, and another one polls meanwhile;
 // the answer that it gets when it goes on is not heard.
 func TestZombieWorkerSaysNothing(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	is := is.New(t)
 	z := newZoo(t)
 	var hang atomic.Bool
@@ -226,6 +228,7 @@ func (z *zoo) polled(after uint64) (out []events.Result) {
 // machine does that is suspended: its services went on, and could not be heard. None
 // is condemned, and who is silent after it is.
 func TestStoppedServeCondemnsNobody(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	skipUnderRace(t)
 	is := is.New(t)
 	p := serve(t, t.TempDir(), "--register-wait", "0")
@@ -293,6 +296,7 @@ func TestStoppedServeCondemnsNobody(t *testing.T) {
 // The bus is away for longer than an outage needs to be one; aggregators and
 // services live. Who pushes again when it is back is not condemned.
 func TestOutageOfTheBusCondemnsNobody(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	is := is.New(t)
 	dir := t.TempDir()
 	z := &zoo{t: t, srv: bustest.StartIn(t, dir, "127.0.0.1:0")}
