@@ -238,7 +238,9 @@ type leaseManager struct {
 	ended   chan *tenure
 	wg      sync.WaitGroup
 
-	members string // as of the last look
+	lost    int       // tenures that were lost and are not told yet
+	losing  time.Time // since when
+	members string    // as of the last look
 	extra   extras
 	above   time.Time // since when there are too many; zero if there are not
 }
@@ -284,33 +286,38 @@ func (m *leaseManager) run(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
+			m.tellLost(time.Now())
 			return
 		case e := <-m.ended:
-			m.over(e)
+			m.over(e, time.Now())
 		case <-m.l.nudge:
 		case <-t.C:
 		}
-		m.look(ctx, time.Now())
+		now := time.Now()
+		m.tellLost(now.Add(-leaseLook))
+		m.look(ctx, now)
 	}
 }
 
-// over takes note of the end of a tenure, and of all that ended with it: a bus that
-// is away takes all of them, which is one line of the log.
-func (m *leaseManager) over(e *tenure) {
-	lost := 0
-	for {
-		delete(m.tenures, e.partition)
-		m.again[e.partition] = m.rest(e, time.Now())
-		if e.lost {
-			lost++
-		}
-		if len(m.ended) == 0 {
-			break
-		}
-		e = <-m.ended
+// over takes note of the end of a tenure.
+func (m *leaseManager) over(e *tenure, now time.Time) {
+	delete(m.tenures, e.partition)
+	m.again[e.partition] = m.rest(e, now)
+	if !e.lost {
+		return
 	}
-	if lost > 0 {
-		m.l.log.Warn("leases lost", "partitions", lost)
+	if m.lost == 0 {
+		m.losing = now
+	}
+	m.lost++
+}
+
+// tellLost logs what was lost up to a moment: a bus that is away, or a process that
+// was stopped, loses all of them within a moment, which is one line of the log.
+func (m *leaseManager) tellLost(until time.Time) {
+	if m.lost > 0 && !m.losing.After(until) {
+		m.l.log.Warn("leases lost", "partitions", m.lost)
+		m.lost = 0
 	}
 }
 
