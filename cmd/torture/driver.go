@@ -139,7 +139,7 @@ func (d *driver) burst(before, after events.Status) (way []events.Status) {
 }
 
 // register makes the first n checks known. Their services speak from the first
-// moment on.
+// moment on; half of those that push do not wait until they are registered.
 func (d *driver) register(ctx context.Context, n int) error {
 	var wg sync.WaitGroup
 	next := make(chan int)
@@ -155,8 +155,11 @@ func (d *driver) register(ctx context.Context, n int) error {
 	}
 	for i := d.known; i < n; i++ {
 		d.now[i] = events.Statuses()[i%4]
-		if polled(i) {
+		switch {
+		case polled(i):
 			d.tell(i, d.now[i])
+		case hasty(i):
+			d.pushers.Add(d.checks[i], d.now[i])
 		}
 		next <- i
 	}
@@ -166,7 +169,7 @@ func (d *driver) register(ctx context.Context, n int) error {
 		return *err
 	}
 	for i := d.known; i < n; i++ {
-		if !polled(i) {
+		if !polled(i) && !hasty(i) {
 			d.pushers.Add(d.checks[i], d.now[i])
 		}
 	}

@@ -12,10 +12,10 @@ type evidence struct {
 	Changes     []change        // in the order of CHANGES
 	Results     []result        // in the order of RESULTS
 	Ticks       []tick          // and records of outages, in the order of RESULTS
-	Registered  map[name]uint64 // position of each registration in REGISTRATIONS
-	AckedRegs   []ack           // registrations that were acknowledged
-	AckedPushes []ack           // pushes that were acknowledged
-	Shown       map[name]shown  // what a gateway shows at the end
+	Registered  map[name]registered
+	AckedRegs   []ack          // registrations that were acknowledged
+	AckedPushes []ack          // pushes that were acknowledged
+	Shown       map[name]shown // what a gateway shows at the end
 	Subscribers map[string]subscription
 	Last        uint64        // position of the last transition that subscribers were waited for
 	Interval    time.Duration // of polls
@@ -64,6 +64,12 @@ type tick struct {
 
 // span is a time in which the bus stored nothing.
 type span struct{ From, To time.Time }
+
+// registered is the last registration of a check as it lies in REGISTRATIONS.
+type registered struct {
+	Position uint64
+	Pushed   bool // it is the one of a first push
+}
 
 // ack is an acknowledged write. Position is 0 where the answer has none.
 type ack struct {

@@ -8,13 +8,14 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/looprock/megaphone/aggregator"
 	"github.com/looprock/megaphone/bus"
 	"github.com/looprock/megaphone/events"
 )
 
 // history reads registrations and transitions back into evidence.
 func history(ctx context.Context, c *bus.Conn, e *evidence) error {
-	e.Registered = map[name]uint64{}
+	e.Registered = map[name]registered{}
 	for _, read := range []struct {
 		stream string
 		take   func(m jetstream.Msg, position uint64) error
@@ -73,10 +74,19 @@ func (e *evidence) takeRegistration(m jetstream.Msg, position uint64) error {
 	a, err := events.ParseSubject(m.Subject())
 	// The built-in checks of the workers' hosts are no part of the script: what they
 	// say follows the kills.
-	if err == nil && a.Kind == "registration" && a.Check != "" && a.Check != builtIn {
-		e.Registered[name{a.Host, a.Check}] = position
+	if err != nil || a.Kind != "registration" || a.Check == "" || a.Check == builtIn {
+		return err
 	}
-	return err
+	event, err := bus.ReadEvent(m)
+	if err != nil {
+		return err
+	}
+	var r events.Registration
+	if err := event.DataAs(&r); err != nil {
+		return err
+	}
+	e.Registered[name{a.Host, a.Check}] = registered{position, r.Origin == aggregator.OriginPush}
+	return nil
 }
 
 func (e *evidence) takeResult(m jetstream.Msg, position uint64) error {

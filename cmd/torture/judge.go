@@ -247,7 +247,7 @@ func worst(checks map[string]events.Status) events.Status {
 // judgeAcks checks that everything that was acknowledged is there.
 func judgeAcks(v *verdict, e *evidence, results map[name][]result) {
 	for _, a := range e.AckedRegs {
-		if at, ok := e.Registered[a.Name]; !ok || at < a.Position {
+		if r, ok := e.Registered[a.Name]; !ok || r.Position < a.Position || r.Pushed {
 			v.note(&v.MissingRegistrations, "missing: the registration of %s was acknowledged at %d", a.Name, a.Position)
 		}
 	}

@@ -26,7 +26,7 @@ type world struct{ evidence }
 
 func newWorld(statuses ...events.Status) *world {
 	w := &world{evidence{
-		Script: map[name][]told{}, Registered: map[name]uint64{web: 1}, Shown: map[name]shown{},
+		Script: map[name][]told{}, Registered: map[name]registered{web: {Position: 1}}, Shown: map[name]shown{},
 		Subscribers: map[string]subscription{}, Last: 6, Interval: 2 * time.Second, TTL: 6 * time.Second,
 	}}
 	for i, s := range statuses {
@@ -149,6 +149,9 @@ func TestJudge(t *testing.T) {
 		"acknowledged registrations": {func(w *world) {
 			w.AckedRegs = []ack{{Name: web}, {Name: web, Position: 1}, {Name: web, Position: 2}, {Name: name{"web01", "b"}}}
 		}, "registrations 2"},
+		"a registration that a first push replaced": {func(w *world) {
+			w.AckedRegs, w.Registered[web] = []ack{{Name: web, Position: 1}}, registered{2, true}
+		}, "registrations 1"},
 		"subscribers": {func(w *world) {
 			w.Subscribers["good"] = subscription{Positions: []uint64{1, 2, 3, 4, 5, 6}}
 			w.Subscribers["heard what came later, too"] = subscription{Positions: []uint64{1, 2, 3, 4, 5, 6, 7}}

@@ -34,6 +34,9 @@ func names(n int) []name {
 
 func polled(i int) bool { return i%2 == 0 }
 
+// hasty reports whether a service that pushes does so before it is registered.
+func hasty(i int) bool { return i%4 == 3 }
+
 // step is what happens at one step of the script: the checks that flip, and to
 // which status.
 type step map[int]events.Status
