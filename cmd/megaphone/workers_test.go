@@ -1,9 +1,11 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
-	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -11,9 +13,9 @@ import (
 	"time"
 
 	"github.com/looprock/megaphone/bus"
-	"github.com/looprock/megaphone/bus/bustest"
 	"github.com/looprock/megaphone/events"
 	"github.com/matryer/is"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // pollCount counts, at the target, who is polled when.
@@ -67,18 +69,56 @@ func (c *pollCount) least(checks int) (least int) {
 	return least
 }
 
+// owners is how many partitions of a pool each worker holds, as the leases say.
+func (z *zoo) owners(pool string) map[string]int {
+	z.t.Helper()
+	kv, err := z.conn.JetStream().KeyValue(z.t.Context(), bus.BucketLeases)
+	if err != nil {
+		z.t.Fatal(err)
+	}
+	w, err := kv.Watch(z.t.Context(), "w."+events.Token(pool)+".*", jetstream.IgnoreDeletes())
+	if err != nil {
+		z.t.Fatal(err)
+	}
+	defer w.Stop()
+	out := map[string]int{}
+	for e := range w.Updates() {
+		if e == nil { // all that is there
+			break
+		}
+		var lease struct{ Name string }
+		if err := json.Unmarshal(e.Value(), &lease); err != nil {
+			z.t.Fatal(err)
+		}
+		out[lease.Name]++
+	}
+	return out
+}
+
+// even reports whether all parts are within 10 % of an even one.
+func even(parts map[string]int) bool {
+	all := 0
+	for _, n := range parts {
+		all += n
+	}
+	mean := float64(all) / float64(len(parts))
+	for _, n := range parts {
+		if float64(n) < 0.9*mean || float64(n) > 1.1*mean {
+			return false
+		}
+	}
+	return true
+}
+
 // Workers as processes, with kill -9 and SIGSTOP, and polls counted at the target:
 // 1, 2 and 4 share the work within 10 % of even, no check is polled by two at the
 // same time, and none goes without for longer than a lease and its interval.
 func TestWorkersUnderAttack(t *testing.T) {
 	skipUnderRace(t)
 	is := is.New(t)
-	srv := bustest.StartIn(t, t.TempDir(), "127.0.0.1:0")
-	args := func(role, host string) []string {
-		return []string{role, "--bus", srv.URL(), "--bus-creds", srv.CredsPath(), "--data", filepath.Join(t.TempDir(), "d"), "--config", "/dev/null", "--host", host}
-	}
-	start(t, args("aggregator", "a1")...)
-	gateway := start(t, append(args("gateway", "g1"), "--listen", "127.0.0.1", "--port", "0")...)
+	z := newZoo(t)
+	z.role("aggregator", "--host", "a1")
+	gateway := z.role("gateway", "--host", "g1", "--listen", "127.0.0.1", "--port", "0")
 	const (
 		checks   = 1600
 		interval = 4 * time.Second
@@ -86,9 +126,6 @@ func TestWorkersUnderAttack(t *testing.T) {
 	count := &pollCount{last: map[string]time.Time{}, open: map[string]int{}}
 	count.reset()
 	target := newHTTPServer(t, count)
-	conn, err := bus.Connect(t.Context(), srv.URL())
-	is.NoErr(err)
-	defer conn.Close()
 	var wg sync.WaitGroup
 	places := make(chan struct{}, 8)
 	for i := range checks {
@@ -96,13 +133,13 @@ func TestWorkersUnderAttack(t *testing.T) {
 		wg.Go(func() {
 			defer func() { <-places }()
 			r := events.Registration{ID: fmt.Sprintf("c%d", i), Host: "web01", Pool: events.DefaultPool, Interval: events.Duration(interval), URL: []byte(fmt.Sprintf(`"%s/c%d"`, target, i))}
-			if _, err := conn.Register(t.Context(), r); err != nil {
+			if _, err := z.conn.Register(t.Context(), r); err != nil {
 				t.Errorf("register: %v", err)
 			}
 		})
 	}
 	wg.Wait()
-	beats, err := conn.Heartbeats("poller", nil)
+	beats, err := z.conn.Heartbeats("poller", nil)
 	is.NoErr(err)
 	defer beats.Close()
 	shared := func(n int) {
@@ -137,6 +174,30 @@ func TestWorkersUnderAttack(t *testing.T) {
 			return nil
 		})
 	}
+	// joined waits until n workers have even parts, for two lease times at most, and
+	// then looks how many polls each makes in a round.
+	joined := func(n int) {
+		t.Helper()
+		began := time.Now()
+		eventually(t, 60*time.Second, fmt.Sprintf("%d share the partitions", n), func() error {
+			if parts := z.owners(events.DefaultPool); len(parts) != n || !even(parts) {
+				return fmt.Errorf("%v", parts)
+			}
+			return nil
+		})
+		took := time.Since(began)
+		is.True(took < 2*bus.LeaseTTL)
+		before := z.results()
+		round(1)
+		polls := map[string]int{}
+		for _, r := range z.polled(before) {
+			polls[r.Worker]++
+		}
+		t.Logf("%d workers share after %s; polls in a round %v", n, took.Round(time.Millisecond), slices.Collect(maps.Values(polls)))
+		is.Equal(len(polls), n)
+		is.True(even(polls))
+		shared(n)
+	}
 	calm := func(what string, most time.Duration) {
 		t.Helper()
 		count.mu.Lock()
@@ -146,16 +207,13 @@ func TestWorkersUnderAttack(t *testing.T) {
 		is.Equal(count.overlaps, 0)
 	}
 	const slack = 2 * time.Second // of a slow machine
-	workers := []*process{start(t, args("poller", "p1")...)}
-	shared(1)
-	round(1)
-	for i := 2; i <= 4; i++ {
-		workers = append(workers, start(t, args("poller", fmt.Sprint("p", i))...))
-		if i == 2 {
-			shared(2)
+	var workers []*process
+	for i := range 4 {
+		workers = append(workers, z.role("poller", "--host", fmt.Sprint("p", i)))
+		if i != 2 { // 1, 2, 4
+			joined(i + 1)
 		}
 	}
-	shared(4)
 	round(2)
 	calm("joining", interval+slack)
 
