@@ -35,6 +35,13 @@ func (a *agenda) put(t timed) {
 	}
 }
 
+// drop makes sure that t is not looked at before it is put again.
+func (a *agenda) drop(t timed) {
+	if s := t.slot(); s.index > 0 {
+		heap.Remove(&a.items, s.index-1)
+	}
+}
+
 // first returns the next deadline, or the zero time.
 func (a *agenda) first() time.Time {
 	for len(a.items) > 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/looprock/megaphone/bus"
@@ -176,14 +177,37 @@ func (p *partition) registerPushed(ctx context.Context, r events.Registration, p
 	if _, ok := p.a.cfg.Registry.Check(r.Host, r.ID); ok {
 		return "", nil
 	}
-	return "", p.announce(ctx, events.RegistrationSubject(r.Host, r.ID), events.TypeRegistered, r.Host, r.ID, r, last)
+	err = p.announce(ctx, events.RegistrationSubject(r.Host, r.ID), events.TypeRegistered, r.Host, r.ID, r, last)
+	if full(err) { // others are not to wait for room
+		return bus.ErrFull.Error(), nil
+	}
+	return "", err
 }
+
+// full reports whether a stream is as large as it may be. That a disk cannot be
+// written to is something else: then no partition goes on.
+func full(err error) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && (api.ErrorCode == storageExceeded || api.ErrorCode == storeFailed && strings.Contains(api.Description, "maximum"))
+}
+
+// Error codes of the server.
+const (
+	storageExceeded = 10047
+	storeFailed     = 10077
+)
 
 // retire deregisters a check whose service went away without a word.
 func (p *partition) retire(ctx context.Context, c *check, reason string) error {
 	s := c.state
 	d := events.Deregistration{Host: s.Host, Check: s.Check, Reason: reason, By: OriginPush}
-	if err := p.announce(ctx, events.RegistrationSubject(s.Host, s.Check), events.TypeDeregistered, s.Host, s.Check, d, s.Reg); err != nil {
+	err := p.announce(ctx, events.RegistrationSubject(s.Host, s.Check), events.TypeDeregistered, s.Host, s.Check, d, s.Reg)
+	if full(err) { // the event is a little larger than the one that it replaces
+		p.log.Warn("a check without pushes stays registered until the next takeover", "host", s.Host, "check", s.Check, "error", err)
+		p.agenda.drop(c) // else it would be due again and again
+		return nil
+	}
+	if err != nil {
 		return err
 	}
 	return p.levelOne(ctx, s.Host, s.Check, p.now)

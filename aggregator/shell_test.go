@@ -863,6 +863,54 @@ func TestPartition_FirstPushComesSecond(t *testing.T) {
 	is.Equal(e.Registration.TTL.D(), time.Minute)
 }
 
+// fill leaves no room among the registrations.
+func (f *field) fill() {
+	f.tb.Helper()
+	s, err := f.conn.JetStream().Stream(f.tb.Context(), bus.StreamRegistrations)
+	if err == nil {
+		cfg := s.CachedInfo().Config
+		cfg.MaxBytes = int64(s.CachedInfo().State.Bytes)
+		_, err = f.conn.JetStream().UpdateStream(f.tb.Context(), cfg)
+	}
+	if err != nil {
+		f.tb.Fatal(err)
+	}
+}
+
+// Where there is no room for another registration, a first push is refused, and the
+// partition goes on.
+func TestAggregator_NoRoomForAFirstPush(t *testing.T) {
+	f := newField(t)
+	f.aggregator("a1")
+	w := f.watch()
+	reg := f.register(web("db"))
+	f.fill()
+	refused := f.rejections(t)
+	f.push("web01", "new", events.OK, 0)
+	refused("no room for registrations")
+	f.poll("web01", "db", reg, events.OK)
+	w.state("web01", "db", events.OK, events.Live)
+}
+
+// Nor is there room for the end of one that is larger than the registration was: the
+// check stays, and nothing else waits for it.
+func TestPartition_NoRoomToDeregister(t *testing.T) {
+	is := is.New(t)
+	f := newField(t)
+	p := f.partition("p", events.Partition("web01"))
+	f.register(events.Registration{Host: "web01", ID: "queue", TTL: events.Duration(PushKept), Origin: OriginPush})
+	is.NoErr(p.takeOver(t.Context()))
+	defer p.close()
+	f.fill()
+	c := p.hosts["web01"].check("queue")
+	due := c.state.Started.Add(PushKept)
+	is.True(p.agenda.first().Equal(due))
+	is.NoErr(p.tickAt(t.Context(), p.replay+1, due))
+	is.Equal(p.agenda.first(), time.Time{}) // not due again at once
+	_, ok := f.reg.Check("web01", "queue")
+	is.True(ok)
+}
+
 // rejections returns a function that waits for a rejection with a text in it.
 func (f *field) rejections(t *testing.T) (wait func(text string)) {
 	t.Helper()
