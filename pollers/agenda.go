@@ -1,6 +1,7 @@
 package pollers
 
 import (
+	"slices"
 	"time"
 
 	"github.com/looprock/megaphone/events"
@@ -306,8 +307,8 @@ func (a *agenda) done(t *task, now int64) (dropped int64) {
 	if t.removed {
 		return 0
 	}
-	from := max(t.due, now) // a clock that stepped back must not repeat a poll
-	dropped, due := t.schedule.Missed(t.due, from), t.schedule.Next(from)
+	from := max(t.due, now) // a clock that stepped back must not repeat a poll, nor silence the check until it has caught up
+	dropped, due := t.schedule.Missed(t.due, from), min(t.schedule.Next(from), t.schedule.Next(now)+t.schedule.interval)
 	switch {
 	case t.interrupted: // only if the lease goes on
 		due = min(due, now+firstRetry.Milliseconds())
@@ -319,10 +320,22 @@ func (a *agenda) done(t *task, now int64) (dropped int64) {
 }
 
 // rebase enters all tasks anew after the clock stepped back: they would be
-// silent until it has caught up.
+// silent until it has caught up. See done for those that are being polled.
 func (a *agenda) rebase(now int64) {
 	for _, t := range a.due {
 		t.due = min(t.due, t.schedule.Next(now))
 	}
 	a.due.order()
+	for _, y := range a.young {
+		y.begun = min(y.begun, now)
+	}
+	waiting := [][]*task{a.waiting}
+	for _, targets := range []map[uint64]*queue{a.ports, a.hosts} {
+		for _, q := range targets {
+			waiting = append(waiting, q.waiting)
+		}
+	}
+	for _, t := range slices.Concat(waiting...) {
+		t.due = min(t.due, t.schedule.Last(now))
+	}
 }

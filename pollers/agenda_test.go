@@ -112,6 +112,38 @@ func TestAgendaClockStepsBack(t *testing.T) {
 	is.Equal(again.key, due+1)
 }
 
+// Nor does it silence what is being polled then, or waits for that.
+func TestAgendaClockStepsBackMeanwhile(t *testing.T) {
+	for name, l := range map[string]limits{
+		"a port": {quick: 3, slow: 3, perHost: 3, perPort: 1},
+		"a host": {quick: 3, slow: 3, perHost: 1, perPort: 3},
+		"a slow": {quick: 3, slow: 1, perHost: 3, perPort: 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			is := is.New(t)
+			a := newAgenda(l)
+			c, waits := testTask("c", "x", time.Second), testTask("w", "x", time.Second)
+			c.slow, waits.slow = l.slow == 1, l.slow == 1
+			now := int64(1e9)
+			a.put(c, now-1)
+			a.put(waits, now)
+			polled, _ := a.take(now)
+			is.Equal(polled, c)
+			none, _ := a.take(now)
+			is.Equal(none, nil)
+			now -= 3_600_000
+			a.rebase(now)
+			now += 10
+			a.fetched(c, now)
+			a.done(c, now)
+			is.True(c.due <= now+2000) // not in an hour
+			next, _ := a.take(now)
+			is.Equal(next, waits)
+			is.True(waits.due <= now)
+		})
+	}
+}
+
 // A host has its limit, whatever is polled there; each port half of it.
 func TestAgendaHostLimit(t *testing.T) {
 	is := is.New(t)
