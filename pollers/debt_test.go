@@ -21,6 +21,7 @@ func TestHandedOver(t *testing.T) {
 		"nobody had it":                        {},
 		"a mark of nobody known":               {lease: bus.Lease{Mark: "5 5"}},
 		"it died":                              {lease: bus.Lease{Previous: died}, want: handover{now - 4000, now - 4000}},
+		"it died by a clock that is ahead":     {lease: bus.Lease{Previous: time.UnixMilli(now + 3_600_000)}, want: handover{now - 1000, now + 3_599_000}},
 		"it died and owed a first poll":        {lease: bus.Lease{Previous: died, Mark: "996500 17"}, want: handover{now - 4000, 17}},
 		"it died and owed one that was due":    {lease: bus.Lease{Previous: died, Mark: "17 996500"}, want: handover{17, now - 4000}},
 		"it died before it could poll":         {lease: bus.Lease{Previous: died, Mark: "0 0"}},

@@ -36,7 +36,7 @@ func handedOver(lease bus.Lease, now int64) handover {
 		return handover{}
 	}
 	since := lease.Previous.UnixMilli() - margin
-	from := handover{polled: since, known: since}
+	from := handover{polled: min(since, now-margin), known: since} // the clock of the bus may be ahead of this one, by which polls are due
 	if lease.Mark == "" {
 		return from
 	}
