@@ -118,6 +118,9 @@ func (w *Worker) ended(t *task, now int64) {
 		t.slot.settle(t)
 	}
 	dropped := w.agenda.done(t, now)
+	if !t.interrupted && w.orders.wanted(t) { // by somebody who came after the answer
+		w.agenda.hurry(t, now)
+	}
 	w.counts.dropped.Add(dropped)
 	w.recent.at(now).dropped += uint64(dropped)
 	w.rouse()

@@ -278,21 +278,30 @@ func (w *Worker) register(e bus.Entry) {
 		w.forget(id)
 		return
 	}
+	if !w.replace(id, t, e.Registration.PoolName()) {
+		w.tell(t, moved)
+	}
+}
+
+// replace puts a task in place of what there is of its check. It is false where its
+// partition is not held.
+func (w *Worker) replace(id name, t *task, pool string) (held bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if old := w.tasks[id]; old != nil && old.reg == t.reg {
-		return
+		return true
 	}
 	w.drop(id)
-	pool := e.Registration.PoolName()
 	t.slot = w.slot(pool, events.PoolPartition(pool, t.host, t.check))
 	t.slot.tasks[t] = struct{}{}
 	w.tasks[id] = t
-	if t.slot.held != nil {
-		t.slot.owe(t, firstPoll)
-		w.agenda.put(t, time.Now().UnixMilli())
-		w.rouse()
+	if t.slot.held == nil {
+		return false
 	}
+	t.slot.owe(t, firstPoll)
+	w.agenda.put(t, time.Now().UnixMilli())
+	w.rouse()
+	return true
 }
 
 // newTask is false for a check that this worker does not poll.
