@@ -561,6 +561,9 @@ func TestPartition_ZombieCannotWrite(t *testing.T) {
 	is.Equal(zombie.hosts["web01"].check("db").state.Number, uint64(0)) // nor did its memory change
 	is.True(errors.As(zombie.checkpoint(t.Context()), &wrong))
 	is.Equal(wrong.ErrorCode, jetstream.JSErrCodeStreamWrongLastSequence)
+	c := zombie.hosts["web01"].check("db")
+	is.True(errors.As(zombie.store(t.Context(), "web01", "db", c.state, false), &wrong)) // nor is a record of STATE stored
+	is.Equal(wrong.ErrorCode, jetstream.JSErrCodeStreamWrongLastSequence)
 
 	is.NoErr(owner.consume(t.Context(), <-owner.reader.out))
 	is.NoErr(owner.checkpoint(t.Context()))

@@ -26,12 +26,17 @@ func (f *field) forgets(position uint64) {
 // A count of rise or fall that has begun goes on under the next owner, whenever the
 // former one died.
 func TestPartition_CountsOutliveTheirOwner(t *testing.T) {
-	for name, before := range map[string]func(f *field, first *partition) error{
-		"after its next checkpoint": func(f *field, first *partition) error { return first.checkpoint(f.tb.Context()) },
-		"before it, so long ago that RESULTS forgot what was counted": func(f *field, first *partition) error {
-			f.forgets(first.results)
-			return nil
-		},
+	forgotten := func(f *field, first *partition) error {
+		f.forgets(first.results)
+		return nil
+	}
+	for name, tt := range map[string]struct {
+		told   bool // the transition before it is in STATE too, else in CHANGES alone
+		before func(f *field, first *partition) error
+	}{
+		"after its next checkpoint":                                            {true, func(f *field, first *partition) error { return first.checkpoint(f.tb.Context()) }},
+		"before it, so long ago that RESULTS forgot what was counted":          {true, forgotten},
+		"before it, and CHANGES tells how the check was before it was counted": {false, forgotten},
 	} {
 		t.Run(name, func(t *testing.T) {
 			is := is.New(t)
@@ -44,10 +49,13 @@ func TestPartition_CountsOutliveTheirOwner(t *testing.T) {
 			}
 			first := f.partition("first", n)
 			is.NoErr(first.takeOver(t.Context()))
-			push(first, events.OK)
 			is.NoErr(first.checkpoint(t.Context()))
+			push(first, events.OK)
+			if tt.told {
+				is.NoErr(first.checkpoint(t.Context()))
+			}
 			push(first, events.Critical) // the first of two
-			is.NoErr(before(f, first))
+			is.NoErr(tt.before(f, first))
 			first.close()
 
 			second := f.partition("second", n)
