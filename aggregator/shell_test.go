@@ -295,7 +295,8 @@ func TestAggregator_RestartKeepsEverything(t *testing.T) {
 	for i := range 10 {
 		w.state(fmt.Sprint("h", i), "", events.OK, events.Live)
 	}
-	f.push("h3", "c3", events.Critical, 0) // the first of two
+	eventually(t, "the transition is kept", func() bool { return f.stored("h3", "c3").Number == 1 }) // by a checkpoint, after which nothing is left to be written
+	f.push("h3", "c3", events.Critical, 0)                                                           // the first of two
 	eventually(t, "the count is kept", func() bool { return f.stored("h3", "c3").Streak == 1 })
 	stop()
 
