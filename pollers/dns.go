@@ -78,8 +78,10 @@ func (n network) ask(ctx context.Context, server string, q *dns.Msg) (*dns.Msg, 
 		if !ok {
 			deadline = time.Now().Add(DefaultTimeout)
 		}
+		stop := closeAfter(ctx, conn) // the library looks at its deadline alone
 		client := &dns.Client{Net: proto, Timeout: time.Until(deadline)}
 		answer, _, err = client.ExchangeWithConnContext(ctx, q, &dns.Conn{Conn: conn})
+		stop()
 		_ = conn.Close() // nothing is left to be sent
 		if err != nil {
 			return nil, err

@@ -115,6 +115,7 @@ func ping(ctx context.Context, ip netip.Addr, count int) (icmpSeen, error) {
 		return seen, err
 	}
 	defer conn.Close()
+	defer closeAfter(ctx, conn)()
 	var to net.Addr = &net.IPAddr{IP: ip.AsSlice(), Zone: ip.Zone()}
 	if datagram {
 		to = &net.UDPAddr{IP: ip.AsSlice(), Zone: ip.Zone()}

@@ -103,7 +103,7 @@ func (c credentials) nats() nats.Option {
 	return nats.UserInfo(c.Username, c.Password)
 }
 
-// bound is a dialer whose dials end with a poll.
+// bound is a dialer whose dials, and connections, end with a poll.
 type bound struct {
 	ctx    context.Context
 	dialer *net.Dialer
@@ -111,7 +111,11 @@ type bound struct {
 
 // Dial is for nats.CustomDialer.
 func (b bound) Dial(network, address string) (net.Conn, error) {
-	return b.dialer.DialContext(b.ctx, network, address)
+	conn, err := b.dialer.DialContext(b.ctx, network, address)
+	if err == nil {
+		closeAfter(b.ctx, conn) // the client waits for a greeting until its own deadline
+	}
+	return conn, err
 }
 
 // ask sends one request and waits for that many answers.

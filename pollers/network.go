@@ -34,6 +34,12 @@ func newNetwork(version string, g guard, credentials string) network {
 	}
 }
 
+// closeAfter closes a connection when ctx ends, so that whoever waits for it
+// returns, unless stop was called before.
+func closeAfter(ctx context.Context, conn io.Closer) (stop func() bool) {
+	return context.AfterFunc(ctx, func() { _ = conn.Close() }) // it is given up
+}
+
 // optioned makes a check of a kind from what it does with its options.
 func optioned(f func(context.Context, events.Target, events.Options) Finding) Check {
 	return func(ctx context.Context, t events.Target) Finding {
