@@ -20,18 +20,25 @@ const (
 	HeartbeatGone     = 3 * HeartbeatInterval
 )
 
-// RunHeartbeat publishes what beat returns, at once and every
-// [HeartbeatInterval], and when ctx ends a last one that says Stopped; then it
-// returns nil. Heartbeats are stored nowhere: one that is lost is not repeated.
+// RunHeartbeat publishes what beat returns, at once, every [HeartbeatInterval] and
+// when a lost connection is back, and when ctx ends a last one that says Stopped;
+// then it returns nil. Heartbeats are stored nowhere: one that is lost is not
+// repeated, and while the bus is away there are none.
 func RunHeartbeat(ctx context.Context, c *Conn, beat func() events.Heartbeat) error {
 	t := time.NewTicker(HeartbeatInterval)
 	defer t.Stop()
+	back := c.nc.StatusChanged(nats.CONNECTED)
+	defer c.nc.RemoveStatusListener(back)
 	for {
 		if err := c.heartbeat(beat()); err != nil {
 			return err
 		}
 		select {
 		case <-t.C:
+		case _, ok := <-back:
+			if !ok {
+				back = nil // the connection is closed: the next one tells
+			}
 		case <-ctx.Done():
 			last := beat()
 			last.Stopped = true
@@ -44,6 +51,9 @@ func RunHeartbeat(ctx context.Context, c *Conn, beat func() events.Heartbeat) er
 }
 
 func (c *Conn) heartbeat(h events.Heartbeat) error {
+	if !c.nc.IsConnected() && !c.nc.IsClosed() {
+		return nil // the client would keep them all, until it has no room, and tell them when they are not true any more
+	}
 	b, err := events.Encode(events.Header{
 		Type: events.TypeHeartbeat, Source: "urn:megaphone:" + urnPart(h.Role) + ":" + urnPart(h.Name),
 		ID: nuid.Next(), Time: time.Now(),

@@ -386,6 +386,52 @@ func TestLeaseWithoutHolder(t *testing.T) {
 	is.True(!bus.Lease{}.Valid())
 }
 
+// While the bus is away a process has nobody to tell that it is there: that is no
+// fault, however long it lasts, and nothing is kept to be told later.
+func TestHeartbeatsWhileTheBusIsAway(t *testing.T) {
+	is := is.New(t)
+	s := bustest.Start(t)
+	c, err := bus.Connect(t.Context(), s.URL(), bus.WithCreds(s.CredsPath()), bus.WithNATS(nats.ReconnectBufSize(-1))) // as if it were full
+	is.NoErr(err)
+	t.Cleanup(func() { c.Close() })
+	s.Close()
+	eventually(t, "the connection is lost", func() bool { return !c.NATS().IsConnected() })
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	is.NoErr(bus.RunHeartbeat(ctx, c, func() events.Heartbeat { return events.Heartbeat{Role: "poller", Name: "p"} }))
+}
+
+// Once the bus is back all tell it at once: others take what nobody seems to have.
+func TestHeartbeatOnceTheBusIsBack(t *testing.T) {
+	is := is.New(t)
+	dir := t.TempDir()
+	s := bustest.StartIn(t, dir, "127.0.0.1:0")
+	c, err := bus.Connect(t.Context(), s.URL(), bus.WithCreds(s.CredsPath()), bus.WithNATS(nats.ReconnectWait(20*time.Millisecond)))
+	is.NoErr(err)
+	t.Cleanup(func() { c.Close() })
+	heard := make(chan events.Heartbeat, 10)
+	h, err := c.Heartbeats("", func(b events.Heartbeat) { heard <- b })
+	is.NoErr(err)
+	defer h.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	began := time.Now()
+	go func() {
+		done <- bus.RunHeartbeat(ctx, c, func() events.Heartbeat { return events.Heartbeat{Role: "poller", Name: "p"} })
+	}()
+	<-heard
+	s.Close()
+	bustest.StartIn(t, dir, strings.TrimPrefix(s.URL(), "nats://"))
+	eventually(t, "the connection is back", c.NATS().IsConnected)
+	back := time.Since(began)
+	<-heard
+	if late := time.Since(began); back < bus.HeartbeatInterval/2 {
+		is.True(late < bus.HeartbeatInterval) // not with the next regular one
+	}
+	cancel()
+	is.NoErr(<-done)
+}
+
 // Who was heard is there for fifteen seconds, or until it says that it stops.
 func TestHeartbeats(t *testing.T) {
 	is := is.New(t)
