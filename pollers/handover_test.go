@@ -3,6 +3,9 @@ package pollers_test
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -136,4 +139,60 @@ func TestWorkersHandOverABacklog(t *testing.T) {
 	b.worker(b.config("b", 0))
 	all := b.wait(soon, func(all []bus.Incoming) bool { return b.polled(all) == b.checks })
 	is.True(b.by(all, "b") > 0)
+}
+
+// First polls that have to wait for their turn have no other check polled twice where
+// their worker leaves.
+func TestWorkersHandOverABacklogAlone(t *testing.T) {
+	const quick, slow = 60, 400
+	f := newField(t)
+	for i := range quick {
+		f.register(events.Registration{ID: fmt.Sprintf("quick%d", i), URL: quoted(fmt.Sprintf("quick://web%d", i)), Interval: events.Duration(2 * time.Second)})
+	}
+	for i := range slow {
+		f.register(events.Registration{ID: fmt.Sprintf("slow%d", i), URL: quoted("slow://web"), Interval: never})
+	}
+	time.Sleep(1100 * time.Millisecond) // as in newBacklog
+	found := pollers.Finding{Reading: pollers.Reading{Status: events.OK}}
+	config := func(name string) pollers.Config {
+		return pollers.Config{Name: name, PerHost: 2, Kinds: pollers.Kinds{ // one slow poll at a time
+			"quick": func(context.Context, events.Target) pollers.Finding { return found },
+			"slow": func(context.Context, events.Target) pollers.Finding {
+				time.Sleep(100 * time.Millisecond)
+				return found
+			},
+		}}
+	}
+	// each reports whether a worker has polled all the quick checks so often.
+	each := func(worker string, n int) func([]bus.Incoming) bool {
+		return func(all []bus.Incoming) bool {
+			times := map[string]int{}
+			for _, r := range all {
+				if r.Result.Worker == worker && strings.HasPrefix(r.Check, "quick") {
+					times[r.Check]++
+				}
+			}
+			return len(times) == quick && slices.Min(slices.Collect(maps.Values(times))) >= n
+		}
+	}
+	_, stop := f.worker(config("a"))
+	f.wait(2*soon, each("a", 2)) // at once, and when they were due
+	stop()
+	f.worker(config("b"))
+	all := f.wait(2*soon, each("b", 2))
+	polled, slowly := map[string]bool{}, 0
+	for _, r := range all {
+		if strings.HasPrefix(r.Check, "slow") {
+			slowly++
+			continue
+		}
+		due := fmt.Sprintf("%s due %d", r.Check, r.Result.Due)
+		if polled[due] {
+			t.Errorf("%s is polled twice, the second time by %s", due, r.Result.Worker)
+		}
+		polled[due] = true
+	}
+	if slowly == slow {
+		t.Error("nothing was left to wait for")
+	}
 }
