@@ -359,11 +359,19 @@ func (p *partition) count(ctx context.Context, m jetstream.Msg, in bus.Incoming,
 			return err
 		}
 		out, err := p.fold(ctx, r, now)
-		if err != nil || out.Register == nil {
-			if out.Reject != "" {
-				p.reject(ctx, m, in.Host, in.Check, out.Reject)
-			}
+		switch {
+		case err != nil:
 			return err
+		case out.Reject != "" && attempt == 0: // perhaps for what has been replaced: a push may be faster than its registration
+			if err := p.levelLast(ctx, r.Host, r.Check); err != nil {
+				return err
+			}
+			continue
+		case out.Reject != "":
+			p.reject(ctx, m, in.Host, in.Check, out.Reject)
+			return nil
+		case out.Register == nil:
+			return nil
 		}
 		reason, err := p.registerPushed(ctx, *out.Register, now)
 		if err != nil {

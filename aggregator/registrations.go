@@ -103,6 +103,18 @@ func (p *partition) levelOne(ctx context.Context, host, id string, now time.Time
 	return p.derive(ctx, h, p.hostLevels(h), causeOf(out), now)
 }
 
+// levelLast is levelOne with what the stream has of the check now.
+func (p *partition) levelLast(ctx context.Context, host, id string) error {
+	last, _, err := p.lastOn(ctx, events.RegistrationSubject(host, id))
+	if err != nil {
+		return err
+	}
+	if err := p.await(ctx, last); err != nil {
+		return err
+	}
+	return p.levelOne(ctx, host, id, p.now)
+}
+
 // level applies the registry to a check of h.
 func (p *partition) level(ctx context.Context, h *host, id string, now time.Time) (Outcome, error) {
 	in := p.levels(h.label, id)

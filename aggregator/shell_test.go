@@ -867,6 +867,36 @@ func TestPartition_FirstPushComesSecond(t *testing.T) {
 	is.Equal(e.Registration.TTL.D(), time.Minute)
 }
 
+// A push is not refused for a registration that has been replaced, although the
+// partition, or this process, has not heard of the new one yet.
+func TestPartition_PushOvertakesItsRegistration(t *testing.T) {
+	for name, heard := range map[string]bool{"the partition": true, "the process": false} {
+		t.Run(name, func(t *testing.T) {
+			is := is.New(t)
+			f := newField(t)
+			f.register(web("db"))
+			p := f.partition("p", events.Partition("web01"))
+			is.NoErr(p.takeOver(t.Context()))
+			defer p.close()
+			now := events.Registration{Host: "web01", ID: "db", TTL: events.Duration(time.Minute)}
+			if heard {
+				f.register(now)
+			} else {
+				b, err := events.Encode(events.Header{Type: events.TypeRegistered, Source: "urn:x", ID: "1", Host: "web01", Check: "db", Time: time.Now()}, now)
+				is.NoErr(err)
+				_, err = f.conn.Store(t.Context(), bus.Message(events.RegistrationSubject("web01", "db"), b))
+				is.NoErr(err)
+			}
+			f.push("web01", "db", events.Warning, 0)
+			is.NoErr(f.step(p))
+			s := p.hosts["web01"].check("db").state
+			is.Equal(s.Phase, events.Live)
+			is.Equal(s.Status, events.Warning)
+			is.Equal(p.a.Stats().Rejected, uint64(0))
+		})
+	}
+}
+
 // fill leaves no room among the registrations.
 func (f *field) fill() {
 	f.tb.Helper()
