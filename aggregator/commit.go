@@ -84,11 +84,14 @@ func (p *partition) commit(ctx context.Context, t *events.Transition, state any,
 	if t.Check == "" {
 		header.Type = events.TypeHostChanged
 	}
+	if len(causation) > maxCausation { // an event that is too large is read by nobody
+		header.Causation = ""
+	}
 	body, err := events.Encode(header, t)
 	if err != nil {
 		return fmt.Errorf("encode a transition: %w", err)
 	}
-	b, err := json.Marshal(state)
+	b, err := stateHeader(state)
 	if err != nil {
 		return fmt.Errorf("encode a state: %w", err)
 	}
@@ -101,6 +104,42 @@ func (p *partition) commit(ctx context.Context, t *events.Transition, state any,
 	p.changes, p.behind = max(p.changes, position), true
 	p.a.stats.transitions.Add(1)
 	return nil
+}
+
+// maxCausation is how long the id of an event may be that a transition names.
+const maxCausation = 1 << 10
+
+// maxStateHeader is how long a state in a header may be: a server takes 64 KiB of
+// headers in all.
+const maxStateHeader = 60 << 10
+
+// stateHeader encodes a state for a header. Of one that is too large what the next
+// owner of the partition knows from elsewhere, and what is for people, is left out:
+// the record in STATE, which follows soon, has it.
+func stateHeader(state any) ([]byte, error) {
+	b, err := json.Marshal(state)
+	if err != nil || len(b) <= maxStateHeader {
+		return b, err
+	}
+	switch s := state.(type) {
+	case events.CheckState:
+		s.Labels, s.Origin, s.Message, s.Suspect, s.Override = nil, "", "", "", bare(s.Override)
+		state = s
+	case events.HostState:
+		s.Labels, s.Override = nil, bare(s.Override)
+		state = s
+	}
+	return json.Marshal(state)
+}
+
+// bare is an override without what may be large.
+func bare(o *events.Override) *events.Override {
+	if o == nil {
+		return nil
+	}
+	less := *o
+	less.Select, less.Reason, less.By, less.Global = nil, "", "", nil
+	return &less
 }
 
 // store writes a record of STATE. One of what is gone is forgotten at last.

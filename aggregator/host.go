@@ -96,8 +96,9 @@ func applyHost(h events.HostState, in HostInput, cause events.Cause, now time.Ti
 			override, position = nil, 0
 		}
 		if position != h.OverPos {
-			h.Override, h.OverPos, cause = override, position, events.CauseOverride
+			cause = events.CauseOverride
 		}
+		h.Override, h.OverPos = override, position // also of one that holds: see stateHeader
 	case Tick:
 		if h.Override != nil && due(h.Override.Until.Time, now) {
 			return endHost(h, out)

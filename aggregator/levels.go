@@ -38,8 +38,9 @@ func reduceLevels(s events.CheckState, with Settings, in Levels, now time.Time) 
 		override, position = nil, 0
 	}
 	if position != s.OverPos {
-		s.Override, s.OverPos, cause = override, position, events.CauseOverride
+		cause = events.CauseOverride
 	}
+	s.Override, s.OverPos = override, position // also of one that holds: see stateHeader
 	return settle(before, s, cause, now, Outcome{})
 }
 

@@ -46,8 +46,15 @@ func (o Override) Validate() error {
 		return fmt.Errorf("%w: reason has at most %d bytes, by %d", ErrOverride, MaxMessage, MaxLabelBytes)
 	case len(o.Select) > MaxLabels:
 		return fmt.Errorf("%w: select has %d labels, %d are allowed", ErrOverride, len(o.Select), MaxLabels)
+	case len(o.Global) > MaxURL:
+		return fmt.Errorf("%w: global has %d bytes, %d are allowed", ErrOverride, len(o.Global), MaxURL)
 	case (o.Name != "") != (len(o.Select) > 0) || o.Name != "" && o.Host+o.Check != "":
 		return fmt.Errorf("%w: an override is of a host, of a check, or has a name and select", ErrOverride)
+	}
+	for k, v := range o.Select {
+		if len(k) > MaxLabelBytes || len(v) > MaxLabelBytes {
+			return fmt.Errorf("%w: select: keys and values have at most %d bytes", ErrOverride, MaxLabelBytes)
+		}
 	}
 	return nil
 }
