@@ -97,6 +97,34 @@ func TestPartition_ResultsForgotWhatWasNotConsumed(t *testing.T) {
 	}
 }
 
+// What an owner before asked the time for was its own to tell: whoever reads its ticks
+// again does not know all results from before the checkpoint yet, because a later one
+// of the same check hides them, and would tell a silence that was none.
+func TestPartition_TicksOfTheOwnerBefore(t *testing.T) {
+	is := is.New(t)
+	f := newField(t)
+	n := events.Partition("web01")
+	f.register(events.Registration{Host: "web01", ID: "queue", TTL: events.Duration(time.Hour)})
+	first := f.partition("first", n)
+	is.NoErr(first.takeOver(t.Context()))
+	pushed := f.push("web01", "queue", events.OK, 0)
+	f.drain(first, func() bool { return first.results >= pushed })
+	is.NoErr(first.checkpoint(t.Context()))
+	s := f.stored("web01", "queue") // as it were if that push had been one of many: they are not stored
+	s.Applied, s.Seen, s.Started = pushed-1, s.Seen.Add(-2*time.Hour), s.Started.Add(-3*time.Hour)
+	f.put(events.StateSubject("web01", "queue"), s)
+	is.NoErr(first.publishTick(t.Context()))
+	first.close()
+	pushed = f.push("web01", "queue", events.OK, 0)
+
+	second := f.partition("second", n)
+	is.NoErr(second.takeOver(t.Context()))
+	defer second.close()
+	is.True(!second.hosts["web01"].check("queue").next().After(second.now)) // by what it knows now
+	f.drain(second, func() bool { return second.results >= pushed })
+	is.Equal(second.hosts["web01"].check("queue").state.Number, uint64(1))
+}
+
 // An owner whose copy of the registrations is behind judges nothing by it: neither a
 // poll of a newer registration, nor at a takeover what is registered at all.
 func TestPartition_WaitsForRegistrations(t *testing.T) {
