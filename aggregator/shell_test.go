@@ -573,6 +573,25 @@ func TestPartition_ZombieCannotWrite(t *testing.T) {
 	is.Equal(w.numbered(), map[string]uint64{"hosts/web01": 1, "hosts/web01/checks/db": 1})
 }
 
+// A fence is stored without an expectation, and so is a tick: whoever is not sure of its
+// lease would end the rights of the owner that came after it.
+func TestPartition_WritesNothingWithoutItsLease(t *testing.T) {
+	is := is.New(t)
+	f := newField(t)
+	n := events.Partition("web01")
+	p := f.partition("late", n)
+	is.NoErr(p.takeOver(t.Context()))
+	defer p.close()
+	changes, states, results := f.last(bus.StreamChanges), f.last(bus.StreamState), f.last(bus.StreamResults)
+	p.lease = &mortal{} // from here on it is not valid
+	is.True(errors.Is(p.setFences(t.Context()), errLease))
+	is.True(errors.Is(p.publishTick(t.Context()), errLease))
+	is.True(errors.Is(p.checkpoint(t.Context()), errLease))
+	is.Equal(f.last(bus.StreamChanges), changes)
+	is.Equal(f.last(bus.StreamState), states)
+	is.Equal(f.last(bus.StreamResults), results)
+}
+
 // A transition that was committed, but never seen acknowledged, is adopted, and
 // what follows from it is made up for.
 func TestPartition_CommittedHalfWay(t *testing.T) {
