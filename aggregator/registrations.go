@@ -228,7 +228,7 @@ func (p *partition) retire(ctx context.Context, c *check, reason string) error {
 // tellEnd clears an override that ended, so that everybody sees it. That is no
 // more than tidy: it will not hold again.
 func (p *partition) tellEnd(ctx context.Context, o *events.Override, position uint64) {
-	if p.cleared[position] || o.Name != "" && o.Until.IsZero() {
+	if p.cleared[position] || o.Name != "" && !due(o.Until.Time, p.now) {
 		return // it goes on for the other checks that it selects
 	}
 	p.cleared[position] = true

@@ -916,6 +916,27 @@ func TestPartition_PushOvertakesItsRegistration(t *testing.T) {
 	}
 }
 
+// An override that selects goes on for the others when a push ends it for one check.
+func TestPartition_SelectedUntilPush(t *testing.T) {
+	is := is.New(t)
+	f := newField(t)
+	for _, id := range []string{"a", "b"} {
+		f.register(events.Registration{Host: "web01", ID: id, TTL: events.Duration(time.Minute), Labels: map[string]string{"app": "shop"}})
+	}
+	_, err := f.reg.SetOverride(t.Context(), events.Override{
+		Name: "deploy", Select: map[string]string{"app": "shop"}, Maintenance: true, UntilPush: true, Until: events.At(time.Now().Add(time.Hour)),
+	})
+	is.NoErr(err)
+	p := f.partition("p", events.Partition("web01"))
+	is.NoErr(p.takeOver(t.Context()))
+	defer p.close()
+	f.push("web01", "a", events.OK, 0)
+	is.NoErr(f.step(p))
+	is.Equal(p.hosts["web01"].check("a").state.Phase, events.Live)
+	is.Equal(p.hosts["web01"].check("b").state.Phase, events.Maintenance)
+	is.Equal(len(f.reg.Overrides()), 1)
+}
+
 // fill leaves no room among the registrations.
 func (f *field) fill() {
 	f.tb.Helper()
