@@ -34,7 +34,10 @@ func ResultOf(e event.Event) (id string, at time.Time, r Result, err error) {
 	if e.Type() != TypeResult {
 		return "", at, r, otherType(e, TypeResult)
 	}
-	return e.ID(), e.Time(), r, DataAs(e, &r)
+	if at = e.Time(); !writable(at) {
+		at = time.Time{} // as if it had none
+	}
+	return e.ID(), at, r, DataAs(e, &r)
 }
 
 func otherType(e event.Event, want string) error {

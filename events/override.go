@@ -42,6 +42,8 @@ func (o Override) Validate() error {
 		return fmt.Errorf("%w: give either a status or \"maintenance\":true", ErrOverride)
 	case o.Until.IsZero() && !o.Forever && !o.UntilPush:
 		return fmt.Errorf("%w: say when it ends: until (a time, or a span such as \"2h\") or \"until\":\"forever\"", ErrOverride)
+	case !writable(o.Until.Time):
+		return fmt.Errorf("%w: until is a time that UTC has no year for, of four digits", ErrOverride)
 	case len(o.Reason) > MaxMessage || len(o.By) > MaxLabelBytes:
 		return fmt.Errorf("%w: reason has at most %d bytes, by %d", ErrOverride, MaxMessage, MaxLabelBytes)
 	case len(o.Select) > MaxLabels:

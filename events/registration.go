@@ -14,6 +14,7 @@ const (
 	MaxLabels     = 32
 	MaxLabelBytes = 128     // of a key, and of a value
 	MaxURL        = 8 << 10 // bytes of the url of a registration
+	MaxOrigin     = 512     // and of its origin
 	MaxStreak     = 1000    // highest rise or fall
 )
 
@@ -113,6 +114,9 @@ func (r Registration) Validate() error {
 		if _, err := ParseHost(r.Host); err != nil {
 			return err
 		}
+	}
+	if len(r.Origin) > MaxOrigin {
+		return fmt.Errorf("%w: origin has %d bytes, %d are allowed", ErrRegistration, len(r.Origin), MaxOrigin)
 	}
 	if len(r.URL) > MaxURL {
 		return fmt.Errorf("%w: url has %d bytes, %d are allowed", ErrRegistration, len(r.URL), MaxURL)

@@ -96,6 +96,13 @@ func At(t time.Time) Time {
 	return Time{t.UTC().Truncate(time.Millisecond)}
 }
 
+// writable reports whether RFC 3339 has an instant in UTC: of some that it has in
+// other zones the year has five digits, or a sign.
+func writable(t time.Time) bool {
+	year := t.UTC().Year()
+	return 0 <= year && year <= 9999
+}
+
 // MarshalJSON writes the instant with exactly three decimals.
 func (t Time) MarshalJSON() ([]byte, error) {
 	if t.IsZero() {
