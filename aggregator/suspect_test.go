@@ -48,3 +48,32 @@ func TestReduceSuspect(t *testing.T) {
 	is.Equal(back.Phase, events.Live)
 	is.Equal(back.Suspect, "")
 }
+
+// Where the last result of a check is one of a worker that suspects itself, a takeover
+// cannot read the last that counted: it may have come right before, so that nobody is
+// told yet that the check is not polled.
+func TestPartition_TakesOverWhatIsSuspect(t *testing.T) {
+	is := is.New(t)
+	f := newField(t)
+	n := events.Partition("web01")
+	reg := f.register(web("db"))
+	first := f.partition("first", n)
+	is.NoErr(first.takeOver(t.Context()))
+	f.poll("web01", "db", reg, events.OK)
+	is.NoErr(first.consume(t.Context(), <-first.reader.out))
+	is.NoErr(first.checkpoint(t.Context()))
+	s := f.stored("web01", "db") // as it were if that poll had been one of many: they are not stored
+	f.result("web01", "db", events.Result{Status: events.Critical, Reg: reg, Lease: 1, Due: f.due + 1, Worker: "w", Suspect: "no canary answers"})
+	is.NoErr(first.consume(t.Context(), <-first.reader.out))
+	is.NoErr(first.checkpoint(t.Context()))
+	first.close()
+	s.Seen, s.Started = s.Seen.Add(-2*time.Hour), s.Started.Add(-3*time.Hour)
+	f.put(events.StateSubject("web01", "db"), s)
+
+	second := f.partition("second", n)
+	is.NoErr(second.takeOver(t.Context()))
+	defer second.close()
+	c := second.hosts["web01"].check("db")
+	is.True(c.state.Suspect != "")
+	is.True(c.next().After(second.now))
+}
