@@ -277,6 +277,9 @@ func (d *Discovery) remember(memory []byte) error {
 // take registers or deregisters a check.
 func (d *Discovery) take(ctx context.Context, s step) error {
 	r := s.registration
+	if e, ok := d.conf.Registry.Check(r.Host, r.ID); ok && foreign(e.Registration) {
+		return nil // since the look: the next one says so
+	}
 	log := d.log.With("host", r.Host, "check", r.ID, "origin", r.Origin)
 	if s.reason == "" {
 		if _, err := d.conf.Registry.Register(ctx, r); err != nil {

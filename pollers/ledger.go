@@ -135,7 +135,7 @@ func (l ledger) steps(now time.Time, set ruleSet, registered func(id string) (ev
 	for _, id := range slices.Sorted(maps.Keys(l)) {
 		f := l[id]
 		there, ok := registered(id)
-		f.yields = ok && !strings.HasPrefix(there.Origin, events.OriginDiscovered)
+		f.yields = ok && foreign(there)
 		reason := f.ends(now, set)
 		switch {
 		case !f.gone.IsZero() && (f.yields || !ok), f.orphan && (f.yields || !ok):
@@ -149,6 +149,11 @@ func (l ledger) steps(now time.Time, set ruleSet, registered func(id string) (ev
 		}
 	}
 	return all
+}
+
+// foreign reports whether somebody else than discovery registered a check.
+func foreign(r events.Registration) bool {
+	return !strings.HasPrefix(r.Origin, events.OriginDiscovered)
 }
 
 // ends says why a check is to be deregistered; empty where it stays.

@@ -1,6 +1,8 @@
 package pollers
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -9,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/looprock/megaphone/bus"
 	"github.com/looprock/megaphone/events"
 	"github.com/matryer/is"
 )
@@ -271,4 +274,52 @@ func TestManyThings(t *testing.T) {
 	is.Equal(h.after(0), "+a")
 	is.Equal(string(h.reg["a"].URL), `"tcp://localhost:1"`)
 	is.Equal(fmt.Sprint(h.bad), `map[rule p:check "a" would be two: an id that holds {pid}, {port} or {id} tells them apart]`)
+}
+
+// registrar is a registry in which somebody else registers everything as well.
+type registrar struct {
+	reg    map[string]events.Registration
+	writes int
+}
+
+func (r *registrar) Check(_, id string) (bus.Entry, bool) {
+	reg, ok := r.reg[id]
+	return bus.Entry{Registration: reg}, ok
+}
+
+func (r *registrar) HostChecks(string) []bus.Entry { return nil }
+
+func (r *registrar) Register(context.Context, events.Registration) (uint64, error) {
+	r.writes++
+	return 1, nil
+}
+
+func (r *registrar) Deregister(context.Context, string, string, string) (bool, uint64, error) {
+	r.writes++
+	return true, 1, nil
+}
+
+// What somebody else registers after a look, and before what follows from it, is
+// neither replaced nor deregistered.
+func TestDiscoveryComesSecond(t *testing.T) {
+	is := is.New(t)
+	found := func(id string) events.Registration {
+		return events.Registration{Host: "web01", ID: id, URL: json.RawMessage(`"http://localhost/"`), Origin: events.OriginDiscovered + "r"}
+	}
+	r := &registrar{reg: map[string]events.Registration{"gone": found("gone")}}
+	d := NewDiscovery(DiscoveryConfig{Host: "web01", Registry: r, Remember: func([]byte) error {
+		for _, id := range []string{"gone", "new"} {
+			r.reg[id] = events.Registration{Host: "web01", ID: id, URL: json.RawMessage(`"http://10.0.0.1/"`), Origin: "http"}
+		}
+		return nil
+	}})
+	d.set = ruleSet{complete: true, rules: []*rule{{Rule: Rule{Name: "r"}}}}
+	d.have["gone"] = &discovered{Rule: "r2", Registration: found("gone"), orphan: true}
+	d.have["new"] = &discovered{Rule: "r", Registration: found("new")}
+	bad := faults{}
+	d.settle(t.Context(), bad)
+	is.Equal(r.writes, 0)
+	d.settle(t.Context(), bad)
+	is.True(strings.Contains(fmt.Sprint(bad["check new"]), "registered already"))
+	is.Equal(r.writes, 0)
 }
