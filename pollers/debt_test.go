@@ -57,6 +57,9 @@ func TestWorkerMarksWhatItOwes(t *testing.T) {
 		e := bus.Entry{Position: uint64(i + 1), Stored: old, Registration: events.Registration{
 			Host: "web01", ID: fmt.Sprintf("c%d", i), URL: json.RawMessage(fmt.Sprintf(`"http://10.0.0.%d/"`, n)), Pool: events.DefaultPool,
 		}}
+		if s, at := NewSchedule("web01", e.Registration.ID, time.Hour), time.Now().UnixMilli(); s.Last(at-5000) != s.Last(at+60_000) {
+			continue // it is due by itself about now
+		}
 		p := events.PoolPartition(events.DefaultPool, "web01", e.Registration.ID)
 		if n == 0 {
 			part = p
@@ -162,4 +165,46 @@ func TestWorkerMarksWhatItOwes(t *testing.T) {
 	m, ok = readHandover(mark(second))
 	is.True(ok)
 	is.True(m.polled < now()-5000)
+}
+
+// So is a poll that was due for a while, and waits for a busy port or is under way.
+func TestWorkerMarksWhatWaits(t *testing.T) {
+	is := is.New(t)
+	w := New(Config{Interval: time.Hour, PerHost: 1})
+	defer w.http.Close()
+	part := -1
+	for i, n := 0, 0; n < 2; i++ { // of one partition
+		r := events.Registration{Host: "web01", ID: fmt.Sprintf("c%d", i), URL: json.RawMessage(`"http://10.0.0.1/"`), Pool: events.DefaultPool}
+		if p := events.PoolPartition(r.Pool, r.Host, r.ID); part < 0 || p == part {
+			part = p
+			w.register(bus.Entry{Registration: r, Position: uint64(i + 1), Stored: time.Now().Add(-3 * time.Hour)})
+			n++
+		}
+	}
+	now := time.Now().UnixMilli()
+	lease := bus.Lease{Partition: part, Note: handover{polled: now, known: now}.text()}
+	s := w.open(t.Context(), events.DefaultPool, lease)
+	defer s.held.cancel()
+	marked := func() int64 {
+		h, _ := readHandover(w.mark(events.DefaultPool, lease))
+		return h.polled
+	}
+	is.Equal(marked(), int64(0)) // nothing
+	late := now - 5000
+	for x := range s.tasks {
+		w.agenda.hurry(x, late)
+	}
+	polled, _ := w.agenda.take(now)
+	is.True(polled != nil)
+	none, _ := w.agenda.take(now) // it waits
+	is.Equal(none, nil)
+	is.Equal(len(w.agenda.due), 0)
+	is.Equal(marked(), late-1)
+	w.agenda.fetched(polled, now)
+	w.ended(polled, now)
+	waited, _ := w.agenda.take(now)
+	is.Equal(marked(), late-1)
+	w.agenda.fetched(waited, now)
+	w.ended(waited, now)
+	is.Equal(marked(), int64(0))
 }
