@@ -937,6 +937,28 @@ func TestPartition_SelectedUntilPush(t *testing.T) {
 	is.Equal(len(f.reg.Overrides()), 1)
 }
 
+// Who holds a partition for months forgets what is gone for as long as its records are
+// kept, as one who takes it over does.
+func TestPartition_UpkeepBuries(t *testing.T) {
+	is := is.New(t)
+	f := newField(t)
+	f.register(web("db"))
+	f.register(events.Registration{Host: "web01", ID: "queue", TTL: events.Duration(time.Minute)})
+	p := f.partition("p", events.Partition("web01"))
+	is.NoErr(p.takeOver(t.Context()))
+	defer p.close()
+	_, _, err := f.reg.Deregister(t.Context(), "web01", "db", "test")
+	is.NoErr(err)
+	is.NoErr(p.levelAll(t.Context()))
+	is.NoErr(p.keepUp(t.Context()))
+	is.Equal(p.hosts["web01"].check("db").state.Phase, events.Gone)
+	p.now = p.now.Add(TombstoneKept + time.Hour)
+	is.NoErr(p.keepUp(t.Context()))
+	is.Equal(p.hosts["web01"].check("db"), nil)
+	is.Equal(len(p.hosts["web01"].checks), 1)
+	is.Equal(len(p.hosts["web01"].states), 1)
+}
+
 // fill leaves no room among the registrations.
 func (f *field) fill() {
 	f.tb.Helper()

@@ -48,6 +48,7 @@ func (a *Aggregator) watchResults(ctx context.Context) {
 // keepUp writes what must not be lost when RESULTS forgets it: the states of
 // checks whose last result is in its older half, so that a ttl may be longer than
 // results are kept. Where nothing came for so long, a tick moves the checkpoint on.
+// What is gone for long enough is forgotten.
 func (p *partition) keepUp(ctx context.Context) error {
 	results, err := p.streamState(ctx, bus.StreamResults)
 	if err != nil {
@@ -59,6 +60,7 @@ func (p *partition) keepUp(ctx context.Context) error {
 	}
 	half := results.FirstSeq + (results.LastSeq-results.FirstSeq)/2
 	p.upkeep = upkeep{due: time.Now().Add(upkeepEvery), first: results.FirstSeq, half: half}
+	p.bury()
 	for _, h := range p.hosts {
 		for _, c := range h.checks {
 			if c.state.Applied > c.stored && c.state.Applied <= half {
