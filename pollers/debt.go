@@ -60,7 +60,7 @@ func (w *Worker) mark(pool string, lease bus.Lease) string {
 		safe.polled = min(safe.polled, now-behind.Milliseconds()-1)
 	}
 	for t := range s.tasks { // those not in the heap wait for their target, or are being polled
-		if t.index < 0 && t.due < now-takeoverMargin.Milliseconds() {
+		if t.index < 0 && t.owed != firstPoll && t.due < now-takeoverMargin.Milliseconds() {
 			safe.polled = min(safe.polled, t.due-1)
 		}
 	}

@@ -207,4 +207,11 @@ func TestWorkerMarksWhatWaits(t *testing.T) {
 	w.agenda.fetched(waited, now)
 	w.ended(waited, now)
 	is.Equal(marked(), int64(0))
+
+	// A first poll is told as such: for it nobody polls the others twice.
+	w.register(bus.Entry{Registration: events.Registration{Host: "web01", ID: waited.check, URL: json.RawMessage(`"http://10.0.0.1/"`), Pool: events.DefaultPool}, Position: 1e6, Stored: time.Now()})
+	first, _ := w.agenda.take(time.Now().UnixMilli())
+	is.Equal(first.owed, firstPoll)
+	first.due = late
+	is.True(marked() >= now)
 }
