@@ -40,6 +40,8 @@ func TestFreshAsksOnce(t *testing.T) {
 	r.registered("db", `"http://db.example/"`, events.Result{Status: events.OK, Message: "fine"})
 	var orders atomic.Int64
 	gate := make(chan struct{})
+	open := sync.OnceFunc(func() { close(gate) })
+	t.Cleanup(open) // the worker ends only when it has answered
 	r.worker(events.DefaultPool, "web01", "db", func(o events.PollOrder) events.PollReply {
 		is.Equal(o, events.PollOrder{Host: "web01", Check: "db"})
 		orders.Add(1)
@@ -65,7 +67,7 @@ func TestFreshAsksOnce(t *testing.T) {
 	}
 	r.eventually("all wait", func() bool { return r.waiters.Load() == askers })
 	is.Equal(orders.Load(), int64(1))
-	close(gate)
+	open()
 	wg.Wait()
 	close(answers)
 	for a := range answers {

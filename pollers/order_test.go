@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -27,6 +28,17 @@ func until(t *testing.T, what string, ok func() bool) {
 	}
 }
 
+// receive waits for what comes by a channel.
+func receive[T any](t *testing.T, c <-chan T, what string) (v T) {
+	t.Helper()
+	select {
+	case v = <-c:
+	case <-time.After(2 * soon):
+		t.Fatalf("did not happen: %s", what)
+	}
+	return v
+}
+
 // A thousand who ask for a poll at the same time get one, and all of them what
 // it found; so does who asks within the next second.
 func TestWorkerPollsOnceForAThousand(t *testing.T) {
@@ -35,14 +47,17 @@ func TestWorkerPollsOnceForAThousand(t *testing.T) {
 	w, stop := f.worker(pollers.Config{})
 	var polls atomic.Int64
 	gate := make(chan struct{})
+	open := sync.OnceFunc(func() { close(gate) })
 	s := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		if polls.Add(1) > 1 {
 			<-gate
 		}
 		io.WriteString(w, okDocument)
 	})
+	t.Cleanup(open) // the service ends only when it has answered
 	f.register(events.Registration{ID: "c", URL: quoted(s.URL), Interval: never})
 	f.wait(soon, func(all []bus.Incoming) bool { return len(all) == 1 })
+	until(t, "the poll is over", func() bool { return w.Stats().Running == 0 }) // else some would be told what it found
 
 	conn, _ := f.connect(f.server.URL())
 	nc, inbox := conn.NATS(), bus.RoleInbox+".askers"
@@ -58,17 +73,11 @@ func TestWorkerPollsOnceForAThousand(t *testing.T) {
 	for range 1000 {
 		ask()
 	}
-	until(t, "all wait", func() bool { return w.Waiting() == 1000 })
-	is.Equal(polls.Load(), int64(2)) // that of the registration, and this one
-	close(gate)
+	until(t, "all wait", func() bool { return w.Waiting() == 1000 && polls.Load() == 2 }) // that of the registration, and this one
+	open()
 	read := func() (r events.PollReply) {
 		t.Helper()
-		select {
-		case m := <-replies:
-			is.NoErr(json.Unmarshal(m.Data, &r))
-		case <-time.After(soon):
-			t.Fatal("no answer")
-		}
+		is.NoErr(json.Unmarshal(receive(t, replies, "an answer").Data, &r))
 		return r
 	}
 	first := read()

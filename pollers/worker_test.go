@@ -372,13 +372,13 @@ func TestWorkerStopsWithoutFalseAlarm(t *testing.T) {
 		<-r.Context().Done()
 	})
 	f.register(events.Registration{ID: "c", URL: quoted(s.URL), Interval: never})
-	<-begun
+	receive(t, begun, "the poll begins")
 	start := time.Now()
 	stop()
 	is.True(time.Since(start) < 3*time.Second) // does not wait for what it polls
 	is.Equal(w.Stats().Discarded, uint64(1))
 	next, _ := f.worker(pollers.Config{Name: "w2"})
-	<-begun // the next one polls it at once
+	receive(t, begun, "the next one polls it at once")
 	is.Equal(len(f.wait(soon, func([]bus.Incoming) bool { return true })), 0)
 	is.Equal(next.Stats().Checks, 1)
 }
