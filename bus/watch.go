@@ -273,6 +273,7 @@ func (w *watcher) place(ctx context.Context) error {
 		w.next, w.resume = state.LastSeq+1, true
 		return nil
 	case w.next < state.FirstSeq:
+		clear(w.seen) // in a stream that was made anew numbers begin again
 		return w.gap(ctx, &GapError{After: w.next - 1, Resume: state.FirstSeq - 1, From: w.next, Until: state.FirstSeq - 1})
 	}
 	kept, err := w.kept(ctx, s)

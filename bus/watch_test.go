@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/looprock/megaphone/bus"
 	"github.com/looprock/megaphone/bus/bustest"
+	"github.com/looprock/megaphone/bus/server"
 	"github.com/looprock/megaphone/events"
 	"github.com/matryer/is"
 	"github.com/nats-io/nats.go"
@@ -162,3 +166,58 @@ func TestWatchSurvivesTheServer(t *testing.T) {
 		is.Equal(<-numbers, want)
 	}
 }
+
+// The bus lost all its data while a subscriber lives: it is told so, and then hears
+// the transitions of the new streams, whose numbers begin again.
+func TestWatchSurvivesTheLossOfEverything(t *testing.T) {
+	is := is.New(t)
+	first, second := bustest.Start(t), bustest.Start(t)
+	var url atomic.Pointer[string]
+	at := func(s *server.Server) *bus.Conn {
+		role, err := bus.New(bustest.Connect(t, s))
+		is.NoErr(err)
+		is.NoErr(role.Setup(t.Context(), bus.StreamOptions{}))
+		listen := strings.TrimPrefix(s.URL(), "nats://")
+		url.Store(&listen)
+		return role
+	}
+	old := at(first)
+	c, err := bus.Connect(t.Context(), first.URL(), bus.WithNATS(nats.ReconnectWait(20*time.Millisecond), nats.SetCustomDialer(dialer(func() (net.Conn, error) {
+		return net.Dial("tcp", *url.Load())
+	}))))
+	is.NoErr(err)
+	defer c.Close()
+	got := make(chan string, 10)
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	go func() {
+		defer close(got)
+		for ch, err := range c.Watch(ctx, bus.WatchOptions{FromStart: true}) {
+			var gap *bus.GapError
+			switch {
+			case errors.As(err, &gap):
+				got <- "gap"
+			case err != nil:
+				return
+			default:
+				got <- ch.Event.ID()
+			}
+		}
+	}()
+	commit(t, old, "web01", "db", 1)
+	commit(t, old, "web01", "db", 2)
+	is.Equal(<-got, "web01.db#1")
+	is.Equal(<-got, "web01.db#2")
+	anew := at(second)
+	commit(t, anew, "web01", "db", 1)
+	first.Close()
+	is.Equal(<-got, "gap")
+	is.Equal(<-got, "web01.db#1")
+	commit(t, anew, "web01", "db", 2)
+	is.Equal(<-got, "web01.db#2")
+}
+
+// dialer makes connections as a function says.
+type dialer func() (net.Conn, error)
+
+func (d dialer) Dial(string, string) (net.Conn, error) { return d() }
