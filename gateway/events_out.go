@@ -50,6 +50,7 @@ func (s *Server) getEvents(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer s.streams.Add(-1)
+	_, losses := s.hub.lost(0)
 	position, begun := s.hub.last()
 	if !begun {
 		s.fail(w, r, refuse(http.StatusServiceUnavailable, "the gateway has not reached the bus yet"))
@@ -66,7 +67,7 @@ func (s *Server) getEvents(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodHead {
 		return
 	}
-	out := &eventStream{w: w, rc: http.NewResponseController(w), filter: start.filter, position: start.after}
+	out := &eventStream{w: w, rc: http.NewResponseController(w), filter: start.filter, position: start.after, losses: losses}
 	if reason := s.stream(r.Context(), out, start); reason != "" {
 		out.special(eventClosed, map[string]any{"reason": reason})
 		out.flush()
@@ -125,15 +126,14 @@ func (s *Server) stream(ctx context.Context, out *eventStream, start streamStart
 		return ""
 	}
 	if err := s.begin(ctx, out, start); err != nil {
-		if ctx.Err() != nil || errors.Is(err, errGone) {
-			return ""
-		}
-		_, reason = codeOf(err)
-		return reason
+		return whyEnded(ctx, err)
 	}
 	beat := time.NewTicker(streamBeat)
 	defer beat.Stop()
 	for {
+		if err := s.mend(ctx, out, start); err != nil {
+			return whyEnded(ctx, err)
+		}
 		frames, grown, ok := s.hub.after(out.position, streamChunk)
 		switch {
 		case !ok:
@@ -158,4 +158,13 @@ func (s *Server) stream(ctx context.Context, out *eventStream, start streamStart
 			}
 		}
 	}
+}
+
+// whyEnded is what a client is told of an error, "" where it is gone.
+func whyEnded(ctx context.Context, err error) (reason string) {
+	if ctx.Err() != nil || errors.Is(err, errGone) {
+		return ""
+	}
+	_, reason = codeOf(err)
+	return reason
 }

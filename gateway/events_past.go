@@ -59,6 +59,19 @@ func (s *Server) begin(ctx context.Context, out *eventStream, start streamStart)
 	}
 }
 
+// mend tells a gap where the bus has lost some of what the client got: positions are
+// given again, so that nothing of what comes would lie after the client's.
+func (s *Server) mend(ctx context.Context, out *eventStream, start streamStart) error {
+	kept, losses := s.hub.lost(out.losses)
+	out.losses = losses
+	if out.position <= kept {
+		return nil
+	}
+	out.gap(&bus.GapError{After: out.position, Resume: kept, From: kept + 1, Until: out.position})
+	out.missed, out.told = true, nil
+	return s.begin(ctx, out, streamStart{resume: true, state: start.state})
+}
+
 // readPiece reads what the stream holds after the client's position: all, or as
 // much as is written at once. While a client takes it, others have their turn: a
 // slow one holds no place.

@@ -295,7 +295,7 @@ func TestHubDropsTheSlow(t *testing.T) {
 	h := newHub()
 	_, _, ok := h.after(0, 1)
 	is.True(!ok) // not begun
-	h.begin(time.Now(), 10)
+	h.begin(time.Now(), 10, keptAll)
 	e, err := events.New(events.Header{Type: events.TypeCheckChanged, Source: "urn:a", ID: "1", Time: time.Now()}, 1)
 	is.NoErr(err)
 	for i := range ringSize + 1 {

@@ -17,6 +17,7 @@ type eventStream struct {
 	position uint64    // all up to here has been told
 	since    time.Time // where to begin instead of position; zero for none
 	missed   bool      // positions were missing: what the client has is not what is
+	losses   int       // of the bus, that the client knows of
 	buf      []byte
 
 	// Numbers of the present state that was told, for transitions that come after

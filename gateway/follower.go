@@ -39,15 +39,17 @@ type Follower struct {
 
 	ready    chan struct{}
 	once     sync.Once
+	changed  bus.Place    // where the last transition lies that was read; used by its source alone
 	heard    atomic.Int64 // Unix nanoseconds of the last sign of life of the bus
 	reported atomic.Int64 // the same of the last report that was there at the start; bus time
 }
 
 // sink takes transitions in their order, from one goroutine: after begin(p) all
-// that are stored after the position p. loaded says that the view holds all that
-// the bus has, reset that it is loaded anew.
+// that are stored after the position p. kept is up to where the stream still is
+// what was told before, or keptAll. loaded says that the view holds all that the
+// bus has, reset that it is loaded anew.
 type sink interface {
-	begin(created time.Time, position uint64)
+	begin(created time.Time, position, kept uint64)
 	add(t Told)
 	loaded()
 	reset()
@@ -234,7 +236,8 @@ type source struct {
 	policy   jetstream.DeliverPolicy // of the first reading
 	apply    func(m jetstream.Msg, meta *jetstream.MsgMetadata, live bool)
 
-	begin func(created time.Time, position uint64) // told when what was there has been read; may be nil
+	begin func(created time.Time, position, kept uint64) // told when what was there has been read; may be nil
+	kept  uint64                                         // for begin
 
 	created time.Time
 	next    uint64    // position to go on with
@@ -277,8 +280,13 @@ func (s *source) read(ctx context.Context) error {
 	case !s.created.Equal(stream.CachedInfo().Created), kept != s.last.Position:
 		return errRecreated
 	}
+	if s.begin != nil && !s.live {
+		if s.kept, err = s.f.keptChanges(ctx, stream); err != nil {
+			return err
+		}
+	}
 	if first := stream.CachedInfo().State.FirstSeq; s.live && s.begin != nil && s.next < first {
-		s.begin(s.created, first-1) // what lies between is no longer kept: subscribers are to be told
+		s.begin(s.created, first-1, keptAll) // what lies between is no longer kept: subscribers are to be told
 	}
 	cons, err := stream.OrderedConsumer(ctx, s.config())
 	if err != nil {
@@ -293,6 +301,20 @@ func (s *source) read(ctx context.Context) error {
 		s.goLive(stream.CachedInfo().State.LastSeq)
 	}
 	return s.pull(ctx, msgs)
+}
+
+// keptChanges is up to where CHANGES still is what was read of it by the source
+// before this one, keptAll if nothing is missing. What subscribers got beyond the
+// end of the stream is lost in any case.
+func (f *Follower) keptChanges(ctx context.Context, stream jetstream.Stream) (uint64, error) {
+	if f.changed.Position == 0 {
+		return keptAll, nil
+	}
+	kept, err := bus.Kept(ctx, stream, f.changed)
+	if err == nil && kept == f.changed.Position {
+		kept = max(kept, stream.CachedInfo().State.LastSeq)
+	}
+	return kept, err
 }
 
 func (s *source) config() jetstream.OrderedConsumerConfig {
@@ -358,6 +380,9 @@ func (s *source) one(m jetstream.Msg) {
 	s.f.heard.Store(time.Now().UnixNano())
 	s.apply(m, meta, s.live)
 	s.next, s.last = meta.Sequence.Stream+1, bus.Place{Position: meta.Sequence.Stream, Stored: meta.Timestamp}
+	if s.begin != nil {
+		s.f.changed = s.last
+	}
 	if meta.NumPending == 0 {
 		s.goLive(meta.Sequence.Stream)
 	}
@@ -367,7 +392,7 @@ func (s *source) goLive(position uint64) {
 	if !s.live {
 		s.live = true
 		if s.begin != nil {
-			s.begin(s.created, position)
+			s.begin(s.created, position, s.kept)
 		}
 		s.f.heard.Store(time.Now().UnixNano())
 		close(s.loaded)

@@ -3,6 +3,7 @@ package gateway
 import (
 	"bytes"
 	"encoding/json"
+	"math"
 	"slices"
 	"sort"
 	"sync"
@@ -28,6 +29,7 @@ type hub struct {
 
 	created time.Time // when CHANGES was made
 	all     bool      // the view holds all that the bus has
+	losses  []uint64  // each time that the bus lost what it stored last: the position up to which it kept all
 }
 
 // frame is a transition as it is sent.
@@ -40,12 +42,31 @@ type frame struct {
 
 func newHub() *hub { return &hub{grown: make(chan struct{})} }
 
-// begin forgets everything: from now on transitions after the position come.
-func (h *hub) begin(created time.Time, position uint64) {
+// begin forgets everything: from now on transitions after the position come. Up to
+// kept the stream is what it was; [keptAll] if that is certain of all of it.
+func (h *hub) begin(created time.Time, position, kept uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.ring, h.from, h.begun, h.created = nil, position, true, created
+	if kept != keptAll {
+		h.losses = append(h.losses, kept)
+	}
 	h.wake()
+}
+
+// keptAll says that nothing was lost.
+const keptAll = math.MaxUint64
+
+// lost returns up to where the stream is what it was before the losses after the
+// first so many, and how many there are now.
+func (h *hub) lost(known int) (kept uint64, losses int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	kept = keptAll
+	for _, k := range h.losses[known:] {
+		kept = min(kept, k)
+	}
+	return kept, len(h.losses)
 }
 
 // loaded says that the view holds all that the bus has, reset that it does not
