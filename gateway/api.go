@@ -32,8 +32,13 @@ const offerTime = 5 * time.Second
 type call func(ctx context.Context, body []byte) (answer any, err error)
 
 // serveBus answers requests on the bus until ctx ends. Any number of gateways
-// share the work.
+// share the work: one that knows nothing yet leaves it to the others.
 func (s *Server) serveBus(ctx context.Context) error {
+	select {
+	case <-s.follower.Ready():
+	case <-ctx.Done():
+		return nil
+	}
 	svc, err := micro.AddService(s.conn.NATS(), micro.Config{
 		Name: ServiceName, Version: semver(s.cfg.Version), Description: "Registrations, overrides and statuses of hosts and checks.",
 		Metadata: map[string]string{"gateway": s.cfg.Name, "host": s.local, "version": s.cfg.Version},

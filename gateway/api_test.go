@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -69,6 +71,51 @@ func TestBusService(t *testing.T) {
 	m, err = c.NATS().RequestWithContext(ctx, "$SRV.INFO."+ServiceName, nil)
 	is.NoErr(err)
 	is.True(strings.Contains(string(m.Data), events.RegisterRequest))
+}
+
+// A gateway that has not read what is registered answers nothing on the bus: it would
+// say that nothing is there, and take what belongs to a file for nobody's.
+func TestBusServiceWaitsForTheView(t *testing.T) {
+	is := is.New(t)
+	r := start(t)
+	owned := events.Registration{Host: "web02", ID: "db", URL: json.RawMessage(`"http://db.example/"`), Origin: events.OriginFile + "a.json"}
+	_, err := r.reg.Register(t.Context(), owned)
+	is.NoErr(err)
+	r.stop()
+
+	c := r.anonymous()
+	gateways, err := c.Heartbeats(roleName, nil)
+	is.NoErr(err)
+	defer gateways.Close()
+	is.NoErr(c.NATS().Flush())
+	reg := bus.NewRegistry(r.conn, bus.RegistryOptions{Local: "web01"})
+	later := New(Config{Conn: r.conn, Registry: reg, Host: "web01"})
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	is.NoErr(err)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { _ = later.Run(ctx, ln) })
+	r.eventually("the other gateway runs", func() bool { return len(gateways.Live()) == 1 })
+	for range 20 {
+		_, err = c.Status(t.Context(), events.StatusQuery{Host: "web02"})
+		is.True(errors.Is(err, bus.ErrNoService))
+	}
+	over, end := context.WithCancel(t.Context())
+	end()
+	is.True(later.owned(over, "web02", "db") != nil) // nor does it say so over HTTP
+
+	wg.Go(func() { _ = reg.Run(ctx) })
+	r.eventually("it answers", func() bool {
+		a, err := c.Status(t.Context(), events.StatusQuery{Host: "web02"})
+		is.True(err == nil || errors.Is(err, bus.ErrNoService))
+		return err == nil && len(a.Checks) == 1
+	})
+	mine := owned
+	mine.Origin = ""
+	_, err = c.Register(t.Context(), mine)
+	is.True(err != nil && strings.Contains(err.Error(), "belongs to the file a.json"))
 }
 
 func TestSemver(t *testing.T) {

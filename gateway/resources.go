@@ -163,7 +163,7 @@ func (s *Server) deleteHost(w http.ResponseWriter, r *http.Request) {
 			return noHost(host)
 		}
 		for _, e := range checks {
-			if err := s.owned(host, e.Registration.ID); err != nil {
+			if err := s.owned(r.Context(), host, e.Registration.ID); err != nil {
 				return err
 			}
 		}

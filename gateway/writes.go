@@ -3,6 +3,7 @@ package gateway
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net/http"
 	"strings"
 	"time"
@@ -29,8 +30,14 @@ func (s *Server) writing(ctx context.Context) (context.Context, context.CancelFu
 	return ctx, cancel, nil
 }
 
-// owned refuses to touch a check that belongs to a file.
-func (s *Server) owned(host, check string) error {
+// owned refuses to touch a check that belongs to a file. Until the registrations are
+// read nobody knows.
+func (s *Server) owned(ctx context.Context, host, check string) error {
+	select {
+	case <-s.reg.Ready():
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the registrations: %w", ctx.Err())
+	}
 	e, ok := s.reg.Check(host, check)
 	if file, owned := strings.CutPrefix(e.Registration.Origin, events.OriginFile); ok && owned {
 		return refuse(http.StatusConflict, "check %q of %s belongs to the file %s: change it there", check, host, file)
@@ -40,14 +47,14 @@ func (s *Server) owned(host, check string) error {
 
 // register registers a check. Its host must be a valid name.
 func (s *Server) register(ctx context.Context, reg events.Registration) (position uint64, created bool, err error) {
-	if err := s.owned(reg.Host, reg.ID); err != nil {
-		return 0, false, err
-	}
 	ctx, cancel, err := s.writing(ctx)
 	if err != nil {
 		return 0, false, err
 	}
 	defer cancel()
+	if err := s.owned(ctx, reg.Host, reg.ID); err != nil {
+		return 0, false, err
+	}
 	_, there := s.reg.Check(reg.Host, reg.ID)
 	position, err = s.reg.Register(ctx, reg)
 	if err != nil {
@@ -58,14 +65,14 @@ func (s *Server) register(ctx context.Context, reg events.Registration) (positio
 }
 
 func (s *Server) deregister(ctx context.Context, host, check, reason string) error {
-	if err := s.owned(host, check); err != nil {
-		return err
-	}
 	ctx, cancel, err := s.writing(ctx)
 	if err != nil {
 		return err
 	}
 	defer cancel()
+	if err := s.owned(ctx, host, check); err != nil {
+		return err
+	}
 	found, _, err := s.reg.Deregister(ctx, host, check, reason)
 	if err != nil {
 		return err
