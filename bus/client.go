@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/looprock/megaphone/events"
@@ -99,7 +101,8 @@ func (c *Conn) request(ctx context.Context, subject string, in, out any) error {
 		return fmt.Errorf("request %s: %w", subject, err)
 	}
 	if reason := m.Header.Get(micro.ErrorHeader); reason != "" {
-		return fmt.Errorf("%w: %s", ErrRefused, reason)
+		code, err := strconv.Atoi(m.Header.Get(micro.ErrorCodeHeader))
+		return &refusal{reason: reason, later: err == nil && code >= http.StatusInternalServerError}
 	}
 	if out == nil {
 		return nil

@@ -16,6 +16,22 @@ var (
 	ErrPartitions = errors.New("streams have another number of partitions")
 )
 
+// refusal is the answer to a request that was understood and not carried out.
+type refusal struct {
+	reason string
+	later  bool // what is asked for is right, and may be carried out at another time
+}
+
+func (r *refusal) Error() string { return ErrRefused.Error() + ": " + r.reason }
+
+func (r *refusal) Unwrap() error { return ErrRefused }
+
+// forGood reports whether a request was refused and would be again.
+func forGood(err error) bool {
+	var r *refusal
+	return errors.As(err, &r) && !r.later
+}
+
 // GapError says that transitions are not in the stream CHANGES that a subscriber
 // has not read: they were dropped by its limits, or data was lost.
 type GapError struct {

@@ -2,7 +2,6 @@ package bus
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
 
@@ -52,17 +51,17 @@ func (r *Reporter) Set(s events.Status, message string) {
 
 // Run registers and pushes until ctx ends, then deregisters, for which it takes
 // two seconds at most, and returns nil. What cannot be told now is logged and
-// told again with the next beat; a registration that is refused ends Run with
-// that error, which wraps [ErrRefused].
+// told again with the next beat; a registration that is refused for good ends Run
+// with that error, which wraps [ErrRefused], and deregisters nothing: what is there
+// by that name is somebody else's.
 func (r *Reporter) Run(ctx context.Context) error {
 	beat := time.NewTicker(max(r.reg.TTL.D()/3, time.Millisecond))
 	defer beat.Stop()
-	defer r.goodbye()
 	registered := false
 	for {
 		if !registered {
 			_, err := r.c.Register(ctx, r.reg)
-			if errors.Is(err, ErrRefused) {
+			if forGood(err) {
 				return err
 			}
 			registered = err == nil
@@ -77,6 +76,7 @@ func (r *Reporter) Run(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
+			r.goodbye()
 			return nil
 		case <-r.wake:
 		case <-beat.C:

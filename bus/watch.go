@@ -97,14 +97,14 @@ var errBroken = errors.New("the caller broke off")
 // permanent reports whether trying again would end the same way.
 func (w *watcher) permanent(err error) bool {
 	for _, known := range []error{
-		jetstream.ErrStreamNotFound, jetstream.ErrJetStreamNotEnabled, events.ErrName, ErrRefused,
+		jetstream.ErrStreamNotFound, jetstream.ErrJetStreamNotEnabled, events.ErrName,
 		nats.ErrConnectionClosed, nats.ErrPermissionViolation,
 	} {
 		if errors.Is(err, known) {
 			return true
 		}
 	}
-	return errors.Is(err, ErrNoService) && !w.began // later it is a gateway that starts again
+	return forGood(err) || errors.Is(err, ErrNoService) && !w.began // later it is a gateway that starts again
 }
 
 // watcher is one Watch. Its methods return errBroken once yield was told so.
