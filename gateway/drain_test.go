@@ -6,9 +6,12 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/matryer/is"
+	"github.com/nats-io/nats.go"
 
 	"github.com/looprock/megaphone/bus"
 	"github.com/looprock/megaphone/events"
@@ -67,6 +70,46 @@ func TestStopDrains(t *testing.T) {
 		last = old.next()
 	}
 	is.True(strings.Contains(last.data, "stops"))
+}
+
+// Nor does a graceful stop wait for polls that last: who asked for one over HTTP or
+// the bus is told, and what was registered is.
+func TestStopEndsPolls(t *testing.T) {
+	is := is.New(t)
+	r := start(t, func(c *Config, _ *bus.RegistryOptions) { c.RegisterWait = maxWait })
+	is.Equal(r.do("POST", "/checks?wait=0", `{"id": "slow", "url": "http://x/"}`).code, http.StatusOK)
+	is.Equal(r.do("POST", "/checks?wait=0", `{"id": "slower", "url": "http://x/"}`).code, http.StatusOK)
+	var orders atomic.Int64
+	for _, id := range []string{"slow", "slower"} {
+		_, err := r.conn.NATS().Subscribe(events.PollSubject(events.DefaultPool, events.PoolPartition(events.DefaultPool, "web01", id)), func(*nats.Msg) {
+			orders.Add(1) // and no answer
+		})
+		is.NoErr(err)
+	}
+	c := r.anonymous()
+	asked, registered, called := make(chan answer, 1), make(chan answer, 1), make(chan error, 1)
+	go func() {
+		defer close(asked) // where it is cut off the test ends there
+		asked <- r.get("/hosts/web01/checks/slow?fresh=1s")
+	}()
+	go func() {
+		defer close(registered)
+		registered <- r.do("POST", "/checks", `{"id": "a", "url": "http://x/"}`)
+	}()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	go func() {
+		_, err := c.Poll(ctx, "web01", "slower", time.Second)
+		called <- err
+	}()
+	r.eventually("all are under way", func() bool {
+		_, there := r.reg.Check("web01", "a")
+		return there && orders.Load() == 2
+	})
+	r.stop() // says so where requests were cut off
+	(<-asked).problem(t, http.StatusServiceUnavailable)
+	is.Equal((<-registered).code, http.StatusOK)
+	is.True(strings.Contains((<-called).Error(), "stopping"))
 }
 
 // A reader of events over HTTP/2 is told as one over HTTP/1 is.

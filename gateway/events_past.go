@@ -82,6 +82,8 @@ func (s *Server) readPiece(ctx context.Context, out *eventStream) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	ctx, stop := s.untilStop(ctx)
+	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, pieceTime)
 	defer cancel()
 	o := bus.WatchOptions{Filter: out.filter, After: out.position, Since: out.since, FromStart: true, Mark: true}

@@ -380,7 +380,9 @@ func (s *Server) addPosted(w http.ResponseWriter, r *http.Request, id string, p 
 	}
 	// More than the usual time to write: the answer comes after the wait.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(wait + writeTime))
-	ctx, cancel := context.WithTimeout(r.Context(), wait)
+	ctx, stop := s.untilStop(r.Context())
+	defer stop()
+	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	s.awaitFirst(ctx, reg.ID, position)
 	return nil

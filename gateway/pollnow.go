@@ -94,13 +94,17 @@ func (s *Server) freshen(ctx context.Context, host, check string, fresh time.Dur
 
 // order asks the worker of a check to poll it. Between two workers it asks again.
 func (s *Server) order(ctx context.Context, r events.Registration) (events.PollReply, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.pollTime(r))
+	ctx, stop := s.untilStop(context.WithoutCancel(ctx))
+	defer stop()
+	ctx, cancel := context.WithTimeout(ctx, s.pollTime(r))
 	defer cancel()
 	pool, began := r.PoolName(), time.Now()
 	for {
 		reply, err := s.conn.PollNow(ctx, pool, events.PollOrder{Host: r.Host, Check: r.ID})
 		nobody := errors.Is(err, bus.ErrNoService)
 		switch {
+		case errors.Is(err, context.Canceled):
+			return reply, refuse(http.StatusServiceUnavailable, "this gateway is stopping: ask again")
 		case errors.Is(err, context.DeadlineExceeded):
 			return reply, refuse(http.StatusGatewayTimeout, "the worker of pool %q did not answer within %s: its host may be gone, then another takes over within %s",
 				pool, events.Duration(s.pollTime(r)), events.Duration(bus.LeaseTTL))
@@ -116,9 +120,7 @@ func (s *Server) order(ctx context.Context, r events.Registration) (events.PollR
 		}
 		select {
 		case <-time.After(askAgain):
-		case <-s.stopping:
-			return reply, refuse(http.StatusServiceUnavailable, "this gateway is stopping: ask again")
-		case <-ctx.Done():
+		case <-ctx.Done(): // which the next attempt tells
 		}
 	}
 }

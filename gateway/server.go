@@ -263,6 +263,20 @@ func (s *Server) shutDown(srv *http.Server) error {
 	return nil
 }
 
+// untilStop returns a context that ends, too, when the server lets the requests under
+// way end: for what only waits.
+func (s *Server) untilStop(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		select {
+		case <-s.stopping:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
+}
+
 // announce closes ready when the view is complete and requests on the bus are
 // answered.
 func (s *Server) announce(ctx context.Context, complete bool) {
