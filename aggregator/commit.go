@@ -151,7 +151,7 @@ func (p *partition) store(ctx context.Context, host, check string, state any, go
 	msg := &nats.Msg{Subject: events.StateSubject(host, check), Data: b, Header: nats.Header{}}
 	opts := []jetstream.PublishOpt{jetstream.WithExpectLastSequenceForSubject(p.stateFence, events.StateFenceSubject(p.n))}
 	if gone {
-		opts = append(opts, jetstream.WithMsgTTL(TombstoneKept))
+		opts = append(opts, jetstream.WithMsgTTL(events.TombstoneKept))
 	}
 	_, err = p.write(ctx, msg, opts...)
 	return err

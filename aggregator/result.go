@@ -9,9 +9,8 @@ import (
 
 // Times of checks that were registered by a push, and of those that went.
 const (
-	PushKept      = 24 * time.Hour      // since its last push, then it is deregistered
-	ReturnDelay   = 60 * time.Second    // after a deregistration a push does not register again
-	TombstoneKept = 60 * 24 * time.Hour // so long a check that is gone keeps its number
+	PushKept    = 24 * time.Hour   // since its last push, then it is deregistered
+	ReturnDelay = 60 * time.Second // after a deregistration a push does not register again
 )
 
 // OriginPush is the origin of a registration that was made by a first push.

@@ -952,7 +952,7 @@ func TestPartition_UpkeepBuries(t *testing.T) {
 	is.NoErr(p.levelAll(t.Context()))
 	is.NoErr(p.keepUp(t.Context()))
 	is.Equal(p.hosts["web01"].check("db").state.Phase, events.Gone)
-	p.now = p.now.Add(TombstoneKept + time.Hour)
+	p.now = p.now.Add(events.TombstoneKept + time.Hour)
 	is.NoErr(p.keepUp(t.Context()))
 	is.Equal(p.hosts["web01"].check("db"), nil)
 	is.Equal(len(p.hosts["web01"].checks), 1)

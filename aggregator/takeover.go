@@ -366,7 +366,7 @@ func (p *partition) bury() {
 	for name, h := range p.hosts {
 		kept := h.checks[:0]
 		for _, c := range h.checks {
-			if c.gone() && c.state.Since.Add(TombstoneKept).Before(p.now) {
+			if c.gone() && c.state.Since.Add(events.TombstoneKept).Before(p.now) {
 				delete(p.dirty, c)
 				continue
 			}
@@ -377,7 +377,7 @@ func (p *partition) bury() {
 		for _, c := range kept {
 			h.states = append(h.states, &c.state)
 		}
-		if len(kept) == 0 && h.gone() && h.state.Since.Add(TombstoneKept).Before(p.now) {
+		if len(kept) == 0 && h.gone() && h.state.Since.Add(events.TombstoneKept).Before(p.now) {
 			delete(p.dirty, h)
 			delete(p.hosts, name)
 		}

@@ -62,7 +62,7 @@ type Change struct {
 // Nothing starts before the iterator is ranged over.
 //
 // A slow caller holds nobody up: the server sends what is asked for, [watchAhead]
-// at a time. Watch remembers a number per check and host seen.
+// at a time. Watch remembers a number per check and host that it has seen and that is not gone.
 func (c *Conn) Watch(ctx context.Context, o WatchOptions) iter.Seq2[Change, error] {
 	return func(yield func(Change, error) bool) {
 		w := watcher{c: c, o: o, yield: yield, next: o.After + 1, resume: o.After > 0, mark: o.Mark, seen: map[string]seen{}}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/looprock/megaphone/events"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -25,6 +26,9 @@ func (w *watcher) tell(ctx context.Context, subject string, ch Change) error {
 		}
 	}
 	w.seen[subject] = seen{n, ch.Position}
+	if ch.Transition.Current.Phase == events.Gone {
+		delete(w.seen, subject) // many never come back, and what does so late begins again with 1
+	}
 	return w.choose(ch)
 }
 

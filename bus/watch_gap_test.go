@@ -59,3 +59,24 @@ func TestWatchFillsGaps(t *testing.T) {
 		})
 	}
 }
+
+// A check that is gone is forgotten: it may come back after so long that its numbers
+// begin again, and most never do.
+func TestWatchForgetsWhatIsGone(t *testing.T) {
+	is := is.New(t)
+	var got []uint64
+	w := watcher{seen: map[string]seen{}, yield: func(ch Change, err error) bool {
+		is.NoErr(err)
+		got = append(got, ch.Transition.Number)
+		return true
+	}}
+	for i, now := range []struct {
+		number uint64
+		phase  events.Phase
+	}{{6, events.Live}, {7, events.Gone}, {1, events.Live}, {2, events.Gone}} {
+		ch := Change{Position: uint64(i + 1), Transition: events.Transition{Host: "web01", Check: "db", Number: now.number, Current: events.Moment{Phase: now.phase}}}
+		is.NoErr(w.tell(t.Context(), events.StatusSubject("web01", "db"), ch))
+	}
+	is.Equal(got, []uint64{6, 7, 1, 2})
+	is.Equal(len(w.seen), 0)
+}

@@ -9,6 +9,10 @@ import (
 // record with a higher one is not interpreted.
 const RecordVersion = 1
 
+// TombstoneKept is for how long a check or host that is gone keeps its number. One that
+// comes back later begins again with 1.
+const TombstoneKept = 60 * 24 * time.Hour
+
 // StateHeader is the message header that a transition bears: the complete state
 // of its subject after it, as JSON ([CheckState] or [HostState]).
 const StateHeader = "Megaphone-State"

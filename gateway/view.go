@@ -179,7 +179,7 @@ func (v *View) ApplyCheck(s events.CheckState, snapshot bool) {
 	v.changes.Add(1)
 	h := v.host(s.Host)
 	c := h.check(s.Check)
-	if !newer(s.Number, c.number, s.Applied, c.applied, snapshot) && c.state.V > 0 {
+	if !newer(s.Number, c.number, s.Applied, c.applied, snapshot) && c.state.V > 0 && !buried(c.state.Phase, c.state.Since, s.Since) {
 		return
 	}
 	h.change(c, func() { c.adopt(s) })
@@ -190,6 +190,12 @@ func (v *View) ApplyCheck(s events.CheckState, snapshot bool) {
 func newer(number, had, applied, hadApplied uint64, snapshot bool) bool {
 	order := cmp.Or(cmp.Compare(number, had), cmp.Compare(applied, hadApplied))
 	return order > 0 || order == 0 && snapshot
+}
+
+// buried reports whether what had this phase since a time was forgotten before another
+// time, so that its numbers begin again.
+func buried(phase events.Phase, since, by time.Time) bool {
+	return phase == events.Gone && by.Sub(since) > events.TombstoneKept
 }
 
 // adopt takes a record and puts the results that came after it on top again.
@@ -223,7 +229,7 @@ func (v *View) ApplyHost(s events.HostState, snapshot bool) {
 	defer v.mu.Unlock()
 	v.changes.Add(1)
 	h := v.host(s.Host)
-	if !newer(s.Number, h.state.Number, 0, 0, snapshot) && h.state.V > 0 {
+	if !newer(s.Number, h.state.Number, 0, 0, snapshot) && h.state.V > 0 && !buried(h.state.Phase, h.state.Since, s.Since) {
 		return
 	}
 	h.state = s

@@ -127,6 +127,31 @@ func TestViewPending(t *testing.T) {
 	is.True(!ok)
 }
 
+// What comes back after its tombstone has ended counts from 1, and shows at once.
+func TestViewReturnsAfterLong(t *testing.T) {
+	for name, tt := range map[string]struct {
+		away   time.Duration
+		number uint64
+	}{"late": {events.TombstoneKept + time.Hour, 1}, "in time": {time.Hour, 7}} {
+		t.Run(name, func(t *testing.T) {
+			is := is.New(t)
+			v, _ := viewOf(false)
+			gone := record(7, 5, events.Unknown, "")
+			gone.Phase, gone.Basis, gone.Since = events.Gone, events.Gone, time.Now().Add(-tt.away)
+			v.ApplyCheck(gone, true)
+			v.ApplyHost(events.HostState{V: events.RecordVersion, Host: "web01", Number: 7, Phase: events.Gone, Since: gone.Since}, true)
+			back := record(1, 9, events.Critical, "down")
+			back.Since = time.Now()
+			v.ApplyCheck(back, false)
+			v.ApplyHost(events.HostState{V: events.RecordVersion, Host: "web01", Number: 1, Phase: events.Live, Status: events.Critical, Since: back.Since}, false)
+			is.Equal(v.a(t).Number, tt.number)
+			h, ok := v.Host("web01", time.Now())
+			is.True(ok)
+			is.Equal(h.Number, tt.number)
+		})
+	}
+}
+
 // A check that was deregistered and comes back is pending and goes on counting.
 func TestViewReturns(t *testing.T) {
 	is := is.New(t)
