@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"strconv"
 	"sync"
 	"time"
 
@@ -25,7 +26,7 @@ const (
 // the same time wait for one answer. The zero value is ready.
 type flights struct {
 	mu  sync.Mutex
-	now map[string]*flight // by host and check
+	now map[string]*flight // by host, check and position of the registration
 }
 
 type flight struct {
@@ -81,7 +82,8 @@ func (s *Server) freshen(ctx context.Context, host, check string, fresh time.Dur
 		return false, refuse(http.StatusServiceUnavailable, "%d readers wait already; ask without fresh, or try again later", maxWaiters)
 	}
 	defer s.waiters.Add(-1)
-	reply, err := s.flights.join(ctx, host+"\n"+check, func() (events.PollReply, error) { return s.order(ctx, e.Registration) })
+	key := host + "\n" + check + "\n" + strconv.FormatUint(e.Position, 10) // another address is another poll
+	reply, err := s.flights.join(ctx, key, func() (events.PollReply, error) { return s.order(ctx, e.Registration) })
 	if err != nil {
 		return false, err
 	}

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -78,6 +79,51 @@ func TestFreshAsksOnce(t *testing.T) {
 	is.Equal(r.get("/hosts/web01/checks/db?fresh=60s").code, http.StatusOK)
 	is.Equal(orders.Load(), int64(1)) // what is there is fresh enough
 	is.Equal(r.waiters.Load(), int64(0))
+}
+
+// Who asks for a poll of what was registered just now gets none of what was registered
+// before, also where others still wait for that.
+func TestFreshOfANewRegistration(t *testing.T) {
+	is := is.New(t)
+	r := start(t)
+	is.Equal(r.do("PUT", "/hosts/web01/checks/db", `{"url":"http://old.example/"}`).code, http.StatusCreated)
+	old, _ := r.reg.Check("web01", "db")
+	var orders atomic.Int64
+	gate := make(chan struct{})
+	// Workers answer side by side, which one subscription does not.
+	_, err := r.conn.NATS().Subscribe(events.PollSubject(events.DefaultPool, events.PoolPartition(events.DefaultPool, "web01", "db")), func(m *nats.Msg) {
+		n, reg := orders.Add(1), old.Position
+		if e, _ := r.reg.Check("web01", "db"); n > 1 {
+			reg = e.Position
+		}
+		go func() {
+			if n == 1 {
+				<-gate
+			}
+			reply := events.PollReply{Worker: "w1", Position: r.poll("web01", "db", events.Result{
+				Status: events.OK, Message: fmt.Sprintf("poll %d", n), Reg: reg, Lease: 1, Due: time.Now().UnixMilli() + n,
+			})}
+			_ = m.Respond(encode(reply)) // the test waits for it
+		}()
+	})
+	is.NoErr(err)
+	is.NoErr(r.conn.NATS().Flush())
+	first := make(chan answer, 1)
+	go func() {
+		defer close(first)
+		first <- r.get("/hosts/web01/checks/db?fresh=1s")
+	}()
+	r.eventually("the first poll is under way", func() bool { return orders.Load() == 1 })
+	is.Equal(r.do("PUT", "/hosts/web01/checks/db", `{"url":"http://new.example/"}`).code, http.StatusOK)
+	second := make(chan answer, 1)
+	go func() {
+		defer close(second)
+		second <- r.get("/hosts/web01/checks/db?fresh=1s")
+	}()
+	r.eventually("the second poll is asked for", func() bool { return orders.Load() == 2 })
+	is.Equal((<-second).code, http.StatusOK)
+	close(gate)
+	is.Equal((<-first).code, http.StatusOK)
 }
 
 func TestFreshIsRefused(t *testing.T) {
