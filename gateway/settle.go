@@ -104,7 +104,7 @@ func (c *checkEntry) quiet(s events.Status) bool {
 func (v *View) wait(ctx context.Context, host, check string, ok func(*checkEntry) bool) bool {
 	for {
 		v.mu.Lock()
-		c := v.host(host).check(check)
+		_, c := v.named(host, check)
 		if ok(c) {
 			v.mu.Unlock()
 			return true
@@ -122,7 +122,7 @@ func (v *View) wait(ctx context.Context, host, check string, ok func(*checkEntry
 func (v *View) waitHost(ctx context.Context, host string, ok func(*hostEntry) bool) bool {
 	for {
 		v.mu.Lock()
-		h := v.host(host)
+		h, _ := v.named(host, "")
 		if ok(h) {
 			v.mu.Unlock()
 			return true

@@ -41,7 +41,7 @@ type View struct {
 	over    bool          // it was the last view, and another has taken its place
 	changes atomic.Uint64 // counts what was applied
 
-	strays int // entries made for results of what is not registered, since the last sweep
+	strays int // entries made for what is not registered, since the last sweep
 }
 
 // maxStrays is how many checks are remembered that are not registered: anybody
@@ -242,27 +242,37 @@ func (v *View) ApplyResult(in bus.Incoming) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.changes.Add(1)
-	h := v.host(in.Host)
-	if h.checks[in.Check] == nil {
-		if v.strays++; v.strays > maxStrays {
-			v.sweep()
-			h = v.host(in.Host)
-		}
-	}
-	c := h.check(in.Check)
+	h, c := v.named(in.Host, in.Check)
 	h.change(c, func() { c.count(in) })
 }
 
-// sweep forgets checks of which there is nothing but results.
+// named returns the entry of a host and, unless it is empty, of a check, for names
+// that anybody may choose. The caller holds mu.
+func (v *View) named(host, check string) (h *hostEntry, c *checkEntry) {
+	if h = v.hosts[host]; h == nil || check != "" && h.checks[check] == nil {
+		if v.strays++; v.strays > maxStrays {
+			v.sweep()
+		}
+	}
+	if h = v.host(host); check != "" {
+		c = h.check(check)
+	}
+	return h, c
+}
+
+// sweep forgets checks of which there is nothing but results, or who waits for them:
+// that one looks again.
 func (v *View) sweep() {
 	v.strays = 0
 	for name, h := range v.hosts {
 		for id, c := range h.checks {
-			if c.entry == nil && c.state.V == 0 && c.watch == nil {
+			if c.entry == nil && c.state.V == 0 {
+				wake(&c.watch)
 				delete(h.checks, id)
 			}
 		}
-		if !h.registered() && h.state.V == 0 && len(h.checks) == 0 && h.watch == nil {
+		if !h.registered() && h.override == nil && h.state.V == 0 && len(h.checks) == 0 {
+			wake(&h.watch)
 			delete(v.hosts, name)
 			v.all = nil
 		}
