@@ -101,8 +101,8 @@ func (s *Server) ping(w http.ResponseWriter, r *http.Request) {
 			s.jobs.note(k, a.word == "start", log, now)
 			return nil, nil
 		}
-		ended = func() { s.jobs.end(k) }
 		took, before := s.jobs.run(k, now)
+		ended = func() { s.jobs.end(k, now) }
 		return a.result(rid, joinLogs(before, log), took), nil
 	})
 	if err != nil {
@@ -208,9 +208,11 @@ func (j *jobs) run(k jobKey, now time.Time) (took time.Duration, log string) {
 	return took, run.log
 }
 
-// end forgets a run.
-func (j *jobs) end(k jobKey) {
+// end forgets a run that ended at a time; one that told something later is another.
+func (j *jobs) end(k jobKey, at time.Time) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	delete(j.runs, k)
+	if !j.runs[k].touched.After(at) {
+		delete(j.runs, k)
+	}
 }
