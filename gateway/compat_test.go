@@ -271,7 +271,7 @@ func TestJobs(t *testing.T) {
 	is.Equal(run(0, 6), 6*time.Second) // until it is ended: a push may have failed
 	j.note(key(0), true, "", at(7))
 	is.Equal(run(0, 8), time.Second) // started again
-	j.note(key(0), true, "", at(9)) // the next one, before the push of the end at 8 was stored
+	j.note(key(0), true, "", at(9))  // the next one, before the push of the end at 8 was stored
 	j.end(key(0), at(8))
 	is.Equal(run(0, 10), time.Second)
 	j.end(key(0), at(10))

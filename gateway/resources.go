@@ -167,14 +167,14 @@ func (s *Server) deleteHost(w http.ResponseWriter, r *http.Request) {
 				return err
 			}
 		}
-		ctx, cancel, err := s.writing(r.Context())
+		if err := s.deregisterAll(w, r, checks); err != nil {
+			return err
+		}
+		ctx, cancel, err := s.writing(r.Context()) // not before: thousands of checks take longer than one write may
 		if err != nil {
 			return err
 		}
 		defer cancel()
-		if err := s.deregisterAll(w, r, checks); err != nil {
-			return err
-		}
 		if override {
 			if err := s.clearOverride(ctx, host, "", ""); err != nil && !isGone(err) {
 				return err
