@@ -59,9 +59,11 @@ func (w *Worker) mark(pool string, lease bus.Lease) string {
 	if behind := w.agenda.behind(now); behind > takeoverMargin {
 		safe.polled = min(safe.polled, now-behind.Milliseconds()-1)
 	}
-	for t := range s.tasks { // those not in the heap wait for their target, or are being polled
-		if t.index < 0 && t.owed != firstPoll && t.due < now-takeoverMargin.Milliseconds() {
-			safe.polled = min(safe.polled, t.due-1)
+	if s.due < len(s.tasks) { // some wait for their target, or are being polled
+		for t := range s.tasks {
+			if t.index < 0 && t.owed != firstPoll && t.due < now-takeoverMargin.Milliseconds() {
+				safe.polled = min(safe.polled, t.due-1)
+			}
 		}
 	}
 	if safe == all {

@@ -165,6 +165,11 @@ func TestWorkerMarksWhatItOwes(t *testing.T) {
 	m, ok = readHandover(mark(second))
 	is.True(ok)
 	is.True(m.polled < now()-5000)
+
+	s := w.slots[slotKey{events.DefaultPool, part}]
+	is.Equal(s.due, len(s.tasks)) // whatever became of them
+	lose()
+	is.Equal(s.due, 0)
 }
 
 // So is a poll that was due for a while, and waits for a busy port or is under way.
@@ -199,6 +204,7 @@ func TestWorkerMarksWhatWaits(t *testing.T) {
 	none, _ := w.agenda.take(now) // it waits
 	is.Equal(none, nil)
 	is.Equal(len(w.agenda.due), 0)
+	is.Equal(s.due, 0)
 	is.Equal(marked(), late-1)
 	w.agenda.fetched(polled, now)
 	w.ended(polled, now)
@@ -206,6 +212,7 @@ func TestWorkerMarksWhatWaits(t *testing.T) {
 	is.Equal(marked(), late-1)
 	w.agenda.fetched(waited, now)
 	w.ended(waited, now)
+	is.Equal(s.due, 2)
 	is.Equal(marked(), int64(0))
 
 	// A first poll is told as such: for it nobody polls the others twice.

@@ -18,6 +18,9 @@ func (h *dueHeap) push(t *task) {
 	t.index = len(*h)
 	*h = append(*h, dueTask{t.due, t})
 	h.up(t.index)
+	if t.slot != nil {
+		t.slot.due++
+	}
 }
 
 func (h *dueHeap) pop() *task {
@@ -37,6 +40,9 @@ func (h *dueHeap) remove(t *task) {
 		h.fix(moved.task)
 	}
 	t.index = -1
+	if t.slot != nil {
+		t.slot.due--
+	}
 }
 
 // fix gives a task its place after a change of its due time.

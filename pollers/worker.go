@@ -47,6 +47,7 @@ type slotKey struct {
 type slot struct {
 	slotKey
 	tasks map[*task]struct{}
+	due   int   // how many of them are in the heap; the others wait for their target, or are being polled
 	held  *held // nil while somebody else has the lease
 }
 
