@@ -101,7 +101,7 @@ func (c *Conn) Reject(ctx context.Context, of, subject, host, check, reason stri
 	}
 	b, err := events.Encode(events.Header{
 		Type: events.TypeRejected, Source: c.source(), ID: nuid.Next(), Host: host, Check: check, Time: time.Now(),
-	}, events.Rejection{Subject: subject, Reason: reason, Event: events.Cut(string(body), 4<<10), More: more})
+	}, events.Rejection{Subject: subject, Reason: events.Cut(reason, events.MaxMessage), Event: events.Cut(string(body), 4<<10), More: more})
 	if err == nil {
 		_, err = c.Store(ctx, Message(events.RejectedSubject(of, host, check), b))
 	}

@@ -155,4 +155,9 @@ func TestReject(t *testing.T) {
 	var r events.Rejection
 	is.NoErr(events.DataAs(e, &r))
 	is.Equal(r.Reason, "no status")
+
+	// A reason that quotes a value of 256 KiB is told, too.
+	c.Reject(context.Background(), "result", "megaphone.result.web01.x", "web01", "x", strings.Repeat(`\x00`, events.MaxEvent), nil)
+	_, err = s.GetLastMsgForSubject(t.Context(), "megaphone.rejected.result.web01.x")
+	is.NoErr(err)
 }

@@ -126,6 +126,22 @@ func TestDuration(t *testing.T) {
 	is.Equal(string(b), `"90s"`)
 }
 
+// Whatever is taken can be read as it is written: a state with a span that cannot is
+// lost.
+func TestDurationExtremes(t *testing.T) {
+	for _, in := range []string{"2562047h47m16.854775807s", "2562047h", "9223372036.8547758s", "876000h", "3153600000", "1ns"} {
+		d, err := events.ParseDuration(in)
+		if err != nil {
+			continue
+		}
+		t.Run(in, func(t *testing.T) {
+			is := is.New(t)
+			_, err := events.ParseDuration(d.String())
+			is.NoErr(err)
+		})
+	}
+}
+
 // FuzzRegistration: what is taken is taken again, as the same, as it is written.
 func FuzzRegistration(f *testing.F) {
 	f.Add([]byte(`{"id":"db","url":{"addr":"tcp://db:5432"},"host":"web01","interval":"5s","labels":{"a":"b"}}`))

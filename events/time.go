@@ -25,7 +25,10 @@ func ParseDuration(s string) (Duration, error) {
 	}
 	d, err := time.ParseDuration(s)
 	if err != nil || d < 0 {
-		return 0, fmt.Errorf("%w: %q; write it as \"60s\" or as a number of seconds", ErrDuration, s)
+		return 0, fmt.Errorf("%w: %q; write it as \"60s\" or as a number of seconds", ErrDuration, Cut(s, 64))
+	}
+	if d > maxSeconds*time.Second { // the longest of all are written as what no time.Duration holds
+		return 0, fmt.Errorf("%w: %q; it must be 0 to %d seconds", ErrDuration, s, maxSeconds)
 	}
 	return Duration(d), nil
 }
