@@ -47,8 +47,9 @@ type Aggregator struct {
 	cutOff  map[int]func()   // ends a partition's tenure, because the connection was lost
 	invalid map[string]invalidEvent
 
-	first atomic.Uint64 // position that RESULTS holds; 0: not known yet
-	stats stats
+	first     atomic.Uint64 // position that RESULTS holds; 0: not known yet
+	stateUsed atomic.Int64  // percent of STATE
+	stats     stats
 }
 
 // stats are counted by all partitions.
@@ -112,7 +113,7 @@ func (a *Aggregator) Run(ctx context.Context) error {
 	wg.Go(func() { a.route(rctx, changes) })
 	wg.Go(func() { a.beat(rctx) })
 	wg.Go(func() { a.watchConnection(rctx) })
-	wg.Go(func() { a.watchResults(rctx) })
+	wg.Go(func() { a.watchStreams(rctx) })
 	wg.Go(func() { a.intake.run(rctx) })
 	return a.leases.Run(ctx, a.hold)
 }

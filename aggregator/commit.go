@@ -3,6 +3,7 @@ package aggregator
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -34,10 +35,15 @@ func (p *partition) apply(ctx context.Context, c *check, in Input, now time.Time
 		}
 		p.dirty[c] = struct{}{}
 	case out.Write:
-		if err := p.store(ctx, s.Host, s.Check, s, s.Phase == events.Gone); err != nil {
+		err := p.store(ctx, s.Host, s.Check, s, s.Phase == events.Gone)
+		switch {
+		case errors.Is(err, errNoRoom): // until there is, the result is read again
+			p.dirty[c] = struct{}{}
+		case err != nil:
 			return out, err
+		default:
+			c.stored = s.Applied
 		}
-		c.stored = s.Applied
 	case out.Dirty:
 		p.dirty[c] = struct{}{}
 	}
@@ -62,7 +68,11 @@ func (p *partition) derive(ctx context.Context, h *host, in HostInput, why cause
 		}
 		p.dirty[h] = struct{}{}
 	case out.Write:
-		if err := p.store(ctx, h.label, "", s, s.Phase == events.Gone); err != nil {
+		err := p.store(ctx, h.label, "", s, s.Phase == events.Gone)
+		if errors.Is(err, errNoRoom) {
+			p.dirty[h], err = struct{}{}, nil
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -113,23 +123,28 @@ const maxCausation = 1 << 10
 // headers in all.
 const maxStateHeader = 60 << 10
 
-// stateHeader encodes a state for a header. Of one that is too large what the next
-// owner of the partition knows from elsewhere, and what is for people, is left out:
-// the record in STATE, which follows soon, has it.
+// stateHeader encodes a state for a header. One that is too large is [lean] there:
+// the record in STATE, which follows soon, has the rest.
 func stateHeader(state any) ([]byte, error) {
 	b, err := json.Marshal(state)
 	if err != nil || len(b) <= maxStateHeader {
 		return b, err
 	}
+	return json.Marshal(lean(state))
+}
+
+// lean is a state without what the next owner of the partition knows from elsewhere,
+// and what is for people.
+func lean(state any) any {
 	switch s := state.(type) {
 	case events.CheckState:
 		s.Labels, s.Origin, s.Message, s.Suspect, s.Override = nil, "", "", "", bare(s.Override)
-		state = s
+		return s
 	case events.HostState:
 		s.Labels, s.Override = nil, bare(s.Override)
-		state = s
+		return s
 	}
-	return json.Marshal(state)
+	return state
 }
 
 // bare is an override without what may be large.
@@ -142,8 +157,15 @@ func bare(o *events.Override) *events.Override {
 	return &less
 }
 
-// store writes a record of STATE. One of what is gone is forgotten at last.
+// store writes a record of STATE. One of what is gone is forgotten at last. The error
+// is errNoRoom where STATE is nearly full, which puts nothing in doubt.
 func (p *partition) store(ctx context.Context, host, check string, state any, gone bool) error {
+	switch used := p.a.stateUsed.Load(); {
+	case used > closedAbove && !gone:
+		return errNoRoom
+	case used > leanAbove:
+		state = lean(state)
+	}
 	b, err := json.Marshal(state)
 	if err != nil {
 		return fmt.Errorf("encode a state: %w", err)
@@ -154,6 +176,9 @@ func (p *partition) store(ctx context.Context, host, check string, state any, go
 		opts = append(opts, jetstream.WithMsgTTL(events.TombstoneKept))
 	}
 	_, err = p.write(ctx, msg, opts...)
+	if full(err) {
+		return errNoRoom
+	}
 	return err
 }
 
@@ -177,14 +202,20 @@ func (p *partition) checkpoint(ctx context.Context) error {
 	}
 	for r := range p.dirty {
 		host, check := r.name()
-		if err := p.store(ctx, host, check, r.value(), r.gone()); err != nil {
+		err := p.store(ctx, host, check, r.value(), r.gone())
+		if errors.Is(err, errNoRoom) {
+			return nil // whoever comes next reads CHANGES and RESULTS from the last checkpoint on
+		}
+		if err != nil {
 			return fmt.Errorf("checkpoint: %w", err)
 		}
 		r.written()
 		delete(p.dirty, r)
 	}
 	ckpt := events.Checkpoint{V: events.RecordVersion, Results: p.results, Stored: p.storedAt, Changes: p.changes, Time: events.At(p.now)}
-	if err := p.storeCheckpoint(ctx, ckpt); err != nil {
+	if err := p.storeCheckpoint(ctx, ckpt); full(err) {
+		return nil
+	} else if err != nil {
 		return err
 	}
 	p.saved, p.behind = ckpt, false

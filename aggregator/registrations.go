@@ -171,6 +171,9 @@ func (p *partition) registerPushed(ctx context.Context, r events.Registration, p
 	if err := r.Validate(); err != nil {
 		return err.Error(), nil
 	}
+	if p.a.stateUsed.Load() > leanAbove {
+		return errNoRoom.Error(), nil
+	}
 	if n := len(p.a.cfg.Registry.HostChecks(r.Host)); n >= bus.MaxChecks {
 		return fmt.Sprintf("host %s has %d checks, more are not registered", r.Host, n), nil
 	}

@@ -2,9 +2,11 @@ package aggregator
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/looprock/megaphone/bus"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // upkeepEvery is how often a partition sees to it that nothing is lost with what
@@ -27,21 +29,55 @@ func (u upkeep) needed(now time.Time, first uint64) bool {
 	return now.After(u.due) || first > u.first+(u.half-u.first)/2
 }
 
-// watchResults keeps a.first, the first position that RESULTS holds, up to date
-// until ctx ends: one question a second for all partitions.
-func (a *Aggregator) watchResults(ctx context.Context) {
-	for sleep(ctx, time.Second) {
-		if !a.cfg.Conn.NATS().IsConnected() {
-			continue
+// watchStreams keeps a.first, the first position that RESULTS holds, and a.stateUsed
+// up to date until ctx ends: two questions a second for all partitions.
+func (a *Aggregator) watchStreams(ctx context.Context) {
+	for {
+		if a.cfg.Conn.NATS().IsConnected() {
+			if info := a.ask(ctx, bus.StreamResults); info != nil {
+				a.first.Store(info.State.FirstSeq)
+			}
+			if info := a.ask(ctx, bus.StreamState); info != nil {
+				a.noteRoom(info)
+			}
 		}
-		ask, cancel := context.WithTimeout(ctx, 5*time.Second)
-		s, err := a.cfg.Conn.JetStream().Stream(ask, bus.StreamResults)
-		cancel()
-		if err != nil {
-			a.log.Debug("ask what RESULTS holds", "error", err) // the next second asks again
-			continue
+		if !sleep(ctx, time.Second) {
+			return
 		}
-		a.first.Store(s.CachedInfo().State.FirstSeq)
+	}
+}
+
+// ask asks what a stream holds; nil for no answer: the next second asks again.
+func (a *Aggregator) ask(ctx context.Context, stream string) *jetstream.StreamInfo {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	s, err := a.cfg.Conn.JetStream().Stream(ctx, stream)
+	if err != nil {
+		a.log.Debug("ask what a stream holds", "stream", stream, "error", err)
+		return nil
+	}
+	return s.CachedInfo()
+}
+
+// What is done where STATE is nearly full, by percent of its bytes that are used. The
+// last of them are for fences and checkpoints: without these no partition is held.
+const (
+	leanAbove   = 80 // records say less, and first pushes register nothing
+	closedAbove = 95 // nothing but the end of a check is recorded
+)
+
+// errNoRoom says that a record was not written because STATE is nearly full. What it
+// says is still in CHANGES and RESULTS, as long as these keep it.
+var errNoRoom = errors.New("no room for states: raise --data-max, or deregister checks")
+
+// noteRoom takes note of how much of STATE is used.
+func (a *Aggregator) noteRoom(info *jetstream.StreamInfo) {
+	var used int64
+	if most := info.Config.MaxBytes; most > 0 {
+		used = int64(info.State.Bytes / (uint64(most)/100 + 1))
+	}
+	if was := a.stateUsed.Swap(used); used > leanAbove && was <= leanAbove {
+		a.log.Warn("STATE is nearly full: raise --data-max, or deregister checks", "used_percent", used)
 	}
 }
 
