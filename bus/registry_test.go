@@ -284,7 +284,7 @@ func TestRegistryRestores(t *testing.T) {
 	c, r := b.start()
 	_, err := r.Register(ctx, polled("web01", "db"))
 	is.NoErr(err)
-	for _, subject := range []string{"megaphone.registration.web01.db", "megaphone.registration.web01.never"} {
+	for _, subject := range []string{"megaphone.registration.web01.db", "megaphone.registration.web01.never", "megaphone.registration.of.what.is.this"} {
 		pos, err := c.Store(ctx, &nats.Msg{Subject: subject, Data: []byte("garbage")})
 		is.NoErr(err)
 		is.NoErr(r.WaitFor(ctx, pos))
@@ -301,7 +301,7 @@ func TestRegistryRestores(t *testing.T) {
 	o.Invalid = func(subject string, position uint64, _ string, _ []byte) { invalid <- refused{subject, position} }
 	r = run(t, c, o)
 	is.Equal(ids(r.Checks()), "web01/db")
-	for range 2 {
+	for range 3 {
 		bad := <-invalid
 		is.NoErr(r.Restore(ctx, bad.subject, bad.position))
 	}

@@ -246,12 +246,25 @@ func stored(err error) error {
 func (r *Registry) Restore(ctx context.Context, subject string, invalid uint64) error {
 	a, err := events.ParseSubject(subject)
 	if err != nil {
-		return nil // nobody can be meant
+		return r.discard(ctx, invalid)
 	}
 	kind, data := r.former(subject, a)
 	_, err = r.publish(ctx, subject, kind, a.Host, a.Check, data, jetstream.WithExpectLastSequencePerSubject(invalid))
 	if err != nil && !wrongSequence(err) {
 		return fmt.Errorf("restore %s: %w", subject, stored(err))
+	}
+	return nil
+}
+
+// discard takes an event out of the stream by which nobody can be meant: it would stay
+// for ever, and a few hundred of the largest leave no room for registrations.
+func (r *Registry) discard(ctx context.Context, position uint64) error {
+	s, err := r.c.js.Stream(ctx, StreamRegistrations)
+	if err == nil {
+		err = s.DeleteMsg(ctx, position)
+	}
+	if err != nil {
+		return fmt.Errorf("discard the event at %d: %w", position, err)
 	}
 	return nil
 }
