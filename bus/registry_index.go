@@ -226,6 +226,18 @@ func (ix *index) apply(r record) RegistryChange {
 	return change
 }
 
+// MaxSelects is how many overrides may select by label: each is compared with the
+// labels of every check that is looked at.
+const MaxSelects = 1000
+
+// roomFor refuses an override that selects by label where there are enough.
+func (ix *index) roomFor(o *events.Override) error {
+	if o == nil || o.Name == "" || len(ix.selects) < MaxSelects || pick(ix.selects, o.Name, byName) != nil {
+		return nil
+	}
+	return fmt.Errorf("%w: there are %d that select by label, more are not taken: clear one, or override hosts and checks by name", events.ErrOverride, MaxSelects)
+}
+
 func (h *hostIndex) apply(r record) {
 	switch {
 	case r.addr.Kind == "override" && r.addr.Check == "":

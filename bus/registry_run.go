@@ -114,6 +114,9 @@ func (r *Registry) watchReload(ctx context.Context, cancel context.CancelCauseFu
 // take applies a live message.
 func (r *Registry) take(m jetstream.Msg, meta *jetstream.MsgMetadata) error {
 	rec, e, err := readRecord(m, meta.Sequence.Stream, meta.Timestamp)
+	if err == nil {
+		err = r.ix.roomFor(rec.override)
+	}
 	if err != nil {
 		r.skip(rec)
 		r.invalid(invalidEvent{m.Subject(), rec.position, err.Error(), m.Data()})
@@ -462,6 +465,9 @@ func (l *loading) readWhile(ctx context.Context, more func(*jetstream.MsgMetadat
 
 func (l *loading) take(m jetstream.Msg, meta *jetstream.MsgMetadata) error {
 	rec, e, err := readRecord(m, meta.Sequence.Stream, meta.Timestamp)
+	if err == nil {
+		err = l.ix.roomFor(rec.override)
+	}
 	if err != nil {
 		l.ix.position, l.ix.stored = meta.Sequence.Stream, meta.Timestamp
 		l.invalid[m.Subject()] = invalidEvent{m.Subject(), meta.Sequence.Stream, err.Error(), m.Data()}

@@ -664,3 +664,32 @@ func TestRegistryFull(t *testing.T) {
 	is.True(found)
 	b.end()
 }
+
+// Anybody may set overrides that select by label, and each is looked at for every
+// check: of more than there may be, the later ones are refused.
+func TestRegistryLimitsSelects(t *testing.T) {
+	is := is.New(t)
+	ctx := t.Context()
+	b := newBox(t)
+	c, r := b.start()
+	selects := func(n int) events.Override {
+		return events.Override{Name: fmt.Sprint("n", n), Select: map[string]string{"dc": "a"}, Maintenance: true, Forever: true}
+	}
+	var last uint64
+	for n := range bus.MaxSelects + 10 {
+		data, err := events.Encode(events.Header{Type: events.TypeOverrideSet, Source: "urn:x", ID: "1", Time: time.Now()}, selects(n))
+		is.NoErr(err)
+		last, err = c.Store(ctx, bus.Message(events.SelectSubject(selects(n).Name), data))
+		is.NoErr(err)
+	}
+	is.NoErr(r.WaitFor(ctx, last))
+	is.Equal(len(r.Overrides()), bus.MaxSelects)
+	_, err := r.SetOverride(ctx, selects(bus.MaxSelects))
+	is.True(errors.Is(err, events.ErrOverride)) // and is not stored
+	b.end()
+	_, r = b.start()
+	is.Equal(len(r.Overrides()), bus.MaxSelects)
+	_, err = r.SetOverride(ctx, selects(0))
+	is.NoErr(err) // replaces one
+	b.end()
+}

@@ -129,6 +129,12 @@ func (r *Registry) SetOverride(ctx context.Context, o events.Override) (position
 	if err := r.await(ctx); err != nil {
 		return 0, err
 	}
+	r.mu.RLock()
+	err = r.ix.roomFor(&o)
+	r.mu.RUnlock()
+	if err != nil {
+		return 0, err
+	}
 	ch := change{subject: subject, kind: events.TypeOverrideSet, host: o.Host, check: o.Check, data: o}
 	if o.Host != "" && o.Check == "" {
 		ch.cacheID, ch.url = events.GlobalID, o.Global
