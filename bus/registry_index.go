@@ -230,12 +230,21 @@ func (ix *index) apply(r record) RegistryChange {
 // labels of every check that is looked at.
 const MaxSelects = 1000
 
-// roomFor refuses an override that selects by label where there are enough.
-func (ix *index) roomFor(o *events.Override) error {
-	if o == nil || o.Name == "" || len(ix.selects) < MaxSelects || pick(ix.selects, o.Name, byName) != nil {
-		return nil
+// mostChecks is how many checks a host may have that were stored without a look at
+// [MaxChecks], or at the same time as others. What follows from a host's checks costs
+// as much as there are, at each change of one.
+const mostChecks = MaxChecks + MaxChecks/10
+
+// roomFor refuses what is one more than there may be, whoever stored it.
+func (ix *index) roomFor(r record) error {
+	h := ix.hosts[r.addr.Host]
+	switch {
+	case r.check != nil && h != nil && len(h.checks) >= mostChecks && pick(h.checks, r.addr.Check, byID) == nil:
+		return fmt.Errorf("%w: host %s has %d checks, more are not registered", events.ErrRegistration, r.addr.Host, len(h.checks))
+	case r.override != nil && r.addr.Select != "" && len(ix.selects) >= MaxSelects && pick(ix.selects, r.addr.Select, byName) == nil:
+		return fmt.Errorf("%w: there are %d that select by label, more are not taken: clear one, or override hosts and checks by name", events.ErrOverride, MaxSelects)
 	}
-	return fmt.Errorf("%w: there are %d that select by label, more are not taken: clear one, or override hosts and checks by name", events.ErrOverride, MaxSelects)
+	return nil
 }
 
 func (h *hostIndex) apply(r record) {

@@ -115,7 +115,7 @@ func (r *Registry) watchReload(ctx context.Context, cancel context.CancelCauseFu
 func (r *Registry) take(m jetstream.Msg, meta *jetstream.MsgMetadata) error {
 	rec, e, err := readRecord(m, meta.Sequence.Stream, meta.Timestamp)
 	if err == nil {
-		err = r.ix.roomFor(rec.override)
+		err = r.ix.roomFor(rec)
 	}
 	if err != nil {
 		r.skip(rec)
@@ -466,7 +466,7 @@ func (l *loading) readWhile(ctx context.Context, more func(*jetstream.MsgMetadat
 func (l *loading) take(m jetstream.Msg, meta *jetstream.MsgMetadata) error {
 	rec, e, err := readRecord(m, meta.Sequence.Stream, meta.Timestamp)
 	if err == nil {
-		err = l.ix.roomFor(rec.override)
+		err = l.ix.roomFor(rec)
 	}
 	if err != nil {
 		l.ix.position, l.ix.stored = meta.Sequence.Stream, meta.Timestamp

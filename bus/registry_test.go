@@ -693,3 +693,28 @@ func TestRegistryLimitsSelects(t *testing.T) {
 	is.NoErr(err) // replaces one
 	b.end()
 }
+
+// Nor has a host more checks than it may, by far, because they were stored by
+// themselves.
+func TestRegistryLimitsChecks(t *testing.T) {
+	is := is.New(t)
+	ctx := t.Context()
+	b := newBox(t)
+	c, r := b.start()
+	for n := range bus.MaxChecks + bus.MaxChecks/10 {
+		_, err := c.JetStream().PublishMsgAsync(&nats.Msg{
+			Subject: fmt.Sprint("megaphone.registration.web01.c", n), Data: []byte(`{"specversion":"1.0","type":"megaphone.check.registered.v1","source":"x","id":"1","data":{"ttl":60}}`),
+		})
+		is.NoErr(err)
+	}
+	<-c.JetStream().PublishAsyncComplete()
+	more, err := c.Store(ctx, bus.Message("megaphone.registration.web01.more", []byte(`{"specversion":"1.0","type":"megaphone.check.registered.v1","source":"x","id":"1","data":{"ttl":60}}`)))
+	is.NoErr(err)
+	is.NoErr(r.WaitFor(ctx, more))
+	_, ok := r.Check("web01", "more")
+	is.True(!ok)
+	_, err = r.Register(ctx, polled("web01", "c7"))
+	is.NoErr(err) // replaces one
+	is.Equal(len(r.HostChecks("web01")), bus.MaxChecks+bus.MaxChecks/10)
+	b.end()
+}

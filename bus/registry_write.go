@@ -130,7 +130,7 @@ func (r *Registry) SetOverride(ctx context.Context, o events.Override) (position
 		return 0, err
 	}
 	r.mu.RLock()
-	err = r.ix.roomFor(&o)
+	err = r.ix.roomFor(record{addr: events.Address{Select: o.Name}, override: &o})
 	r.mu.RUnlock()
 	if err != nil {
 		return 0, err
