@@ -49,9 +49,9 @@ func serveConns(ctx context.Context, ln net.Listener, most int, serve func(net.C
 				_ = c.Close() // it has asked nothing yet
 			}
 			return nil
-		case errors.Is(err, net.ErrClosed):
+		case err != nil && !fleeting(err):
 			return fmt.Errorf("listen on %s: %w", ln.Addr(), err)
-		case err != nil: // such as too many open files: it passes
+		case err != nil:
 			<-places
 			select {
 			case <-ctx.Done():
@@ -66,6 +66,13 @@ func serveConns(ctx context.Context, ln net.Listener, most int, serve func(net.C
 			serve(c)
 		})
 	}
+}
+
+// fleeting reports whether an error of Accept is about a connection, or about there
+// being too many, and not about the listener, such as one whose port is taken.
+func fleeting(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "accept" && !errors.Is(err, net.ErrClosed)
 }
 
 // answerAgent reads the line, if there is one, and answers with one.

@@ -1,9 +1,13 @@
 package gateway
 
 import (
+	"context"
+	"errors"
 	"io"
 	"net"
+	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -112,4 +116,35 @@ func FuzzAgentLine(f *testing.F) {
 			t.Fatalf("%q: %q", line, answer)
 		}
 	})
+}
+
+// A listener that cannot listen is told; what is wrong with one connection passes.
+func TestServeConnsTells(t *testing.T) {
+	is := is.New(t)
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	is.NoErr(err)
+	defer taken.Close()
+	_, cannot := net.Listen("tcp", taken.Addr().String())
+	is.True(cannot != nil)
+	passes := &net.OpError{Op: "accept", Net: "tcp", Err: os.NewSyscallError("accept4", syscall.EMFILE)}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	l := &faultyListener{Listener: taken, faults: []error{passes, passes, cannot}}
+	is.True(errors.Is(serveConns(ctx, l, 1, func(net.Conn) {}), syscall.EADDRINUSE))
+	is.Equal(len(l.faults), 0)
+}
+
+// faultyListener has some faults, and then connections.
+type faultyListener struct {
+	net.Listener
+	faults []error
+}
+
+func (l *faultyListener) Accept() (net.Conn, error) {
+	if len(l.faults) == 0 {
+		return l.Listener.Accept()
+	}
+	err := l.faults[0]
+	l.faults = l.faults[1:]
+	return nil, err
 }
