@@ -718,3 +718,38 @@ func TestRegistryLimitsChecks(t *testing.T) {
 	is.Equal(len(r.HostChecks("web01")), bus.MaxChecks+bus.MaxChecks/10)
 	b.end()
 }
+
+// Where there is no room, what is registered can be deregistered, which makes room.
+func TestRegistryFullCanBeEmptied(t *testing.T) {
+	is := is.New(t)
+	c := open(t)
+	r := run(t, c, bus.RegistryOptions{Local: "web01"})
+	defer r.stop()
+	_, err := r.Register(t.Context(), polled("web01", "db"))
+	is.NoErr(err)
+	_, err = r.Register(t.Context(), events.Registration{Host: "web01", ID: "q", TTL: events.Duration(time.Minute)})
+	is.NoErr(err)
+	_, err = r.SetHost(t.Context(), events.HostRecord{Host: "web01"})
+	is.NoErr(err)
+	_, err = r.SetOverride(t.Context(), events.Override{Host: "web01", Maintenance: true, Forever: true})
+	is.NoErr(err)
+	s, err := c.JetStream().Stream(t.Context(), bus.StreamRegistrations)
+	is.NoErr(err)
+	cfg := s.CachedInfo().Config
+	cfg.MaxBytes = int64(s.CachedInfo().State.Bytes)
+	_, err = c.JetStream().UpdateStream(t.Context(), cfg)
+	is.NoErr(err)
+	_, err = r.Register(t.Context(), polled("web01", "another"))
+	is.True(errors.Is(err, bus.ErrFull))
+
+	for _, id := range []string{"db", "q"} {
+		found, _, err := r.Deregister(t.Context(), "web01", id, "its host was deregistered")
+		is.NoErr(err)
+		is.True(found)
+	}
+	_, _, err = r.ClearOverride(t.Context(), "web01", "", "")
+	is.NoErr(err)
+	_, err = r.DeleteHost(t.Context(), "web01")
+	is.NoErr(err)
+	is.Equal(len(r.Hosts()), 0) // nothing is left of it
+}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/looprock/megaphone/events"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
 )
 
 // applyTimeout bounds how long a write waits until this process has read it back.
@@ -214,7 +215,11 @@ func (r *Registry) write(ctx context.Context, ch change) (position uint64, err e
 		}
 	}
 	defer undo()
-	if position, err = r.publish(ctx, ch.subject, ch.kind, ch.host, ch.check, ch.data); err != nil {
+	position, err = r.publish(ctx, ch.subject, ch.kind, ch.host, ch.check, ch.data)
+	if _, ends := ch.data.(events.Deregistration); ends && errors.Is(stored(err), ErrFull) {
+		position, err = r.publishEnd(ctx, ch)
+	}
+	if err != nil {
 		return 0, stored(err)
 	}
 	actx, cancel := context.WithTimeout(ctx, applyTimeout)
@@ -223,6 +228,17 @@ func (r *Registry) write(ctx context.Context, ch change) (position uint64, err e
 		return position, fmt.Errorf("stored at %d, but not yet read back: %w", position, err)
 	}
 	return position, r.journal.wait(actx, position)
+}
+
+// publishEnd stores the end of something in as few bytes as can be: where there is no
+// room the server takes only what is smaller than what it replaces. The subject says
+// it all.
+func (r *Registry) publishEnd(ctx context.Context, ch change) (position uint64, err error) {
+	b, err := events.Encode(events.Header{Type: ch.kind, Source: "urn:megaphone:registry", ID: nuid.Next()}, nil)
+	if err != nil {
+		return 0, err
+	}
+	return r.c.Store(ctx, Message(ch.subject, b))
 }
 
 // Error codes of the server that say that there is no room.
