@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/looprock/megaphone/bus"
 	"github.com/looprock/megaphone/events"
@@ -71,4 +72,32 @@ func TestAggregator_NoRoomForStates(t *testing.T) {
 	is.NoErr(next.checkpoint(t.Context()))
 	is.Equal(len(next.dirty), 0) // records say less, and fit
 	is.Equal(f.stored("web01", "c9").Status, events.Warning)
+}
+
+// Whoever is refused again and again costs one look at the stream, not one each.
+func TestAggregator_RefusedFlood(t *testing.T) {
+	is := is.New(t)
+	f := newField(t)
+	p := f.partition("p", events.Partition("web01"))
+	f.register(web("db"))
+	is.NoErr(p.takeOver(t.Context()))
+	defer p.close()
+	looks, err := f.conn.NATS().SubscribeSync("$JS.API.DIRECT.GET.REGISTRATIONS.>")
+	is.NoErr(err)
+	var last uint64
+	for range 100 {
+		last = f.push("web01", "db", events.OK, 0)
+	}
+	f.drain(p, func() bool { return p.results >= last })
+	is.Equal(p.a.stats.rejected.Load(), uint64(100))
+	is.NoErr(f.conn.NATS().Flush())
+	n, _, err := looks.Pending()
+	is.NoErr(err)
+	is.Equal(n, 1)
+
+	// But a push after that looks again: the check may be pushed to by now.
+	f.register(events.Registration{Host: "web01", ID: "db", TTL: events.Duration(time.Minute)})
+	last = f.push("web01", "db", events.Critical, 0)
+	f.drain(p, func() bool { return p.results >= last })
+	is.Equal(p.hosts["web01"].check("db").state.Status, events.Critical)
 }

@@ -59,9 +59,10 @@ type partition struct {
 	saved   events.Checkpoint   // the last that was written
 	behind  bool                // something moved since
 	upkeep  upkeep
-	cleared map[uint64]bool // positions of overrides whose end was told already
-	tick    uint64          // position of a tick of one's own that is on its way; 0: none
-	ticked  time.Time       // when it was published, by this process's clock
+	cleared map[uint64]bool  // positions of overrides whose end was told already
+	looked  map[place]uint64 // see levelLast
+	tick    uint64           // position of a tick of one's own that is on its way; 0: none
+	ticked  time.Time        // when it was published, by this process's clock
 }
 
 // record is what has a record in STATE: a check or a host.
@@ -362,7 +363,8 @@ func (p *partition) count(ctx context.Context, m jetstream.Msg, in bus.Incoming,
 		switch {
 		case err != nil:
 			return err
-		case out.Reject != "" && attempt == 0: // perhaps for what has been replaced: a push may be faster than its registration
+		case out.Reject != "" && attempt == 0 && in.Position > p.looked[place{r.Host, r.Check}]:
+			// Perhaps for what has been replaced: a push may be faster than its registration.
 			if err := p.levelLast(ctx, r.Host, r.Check); err != nil {
 				return err
 			}

@@ -103,8 +103,18 @@ func (p *partition) levelOne(ctx context.Context, host, id string, now time.Time
 	return p.derive(ctx, h, p.hostLevels(h), causeOf(out), now)
 }
 
-// levelLast is levelOne with what the stream has of the check now.
+// levelLast is levelOne with what the stream has of the check now. p.looked has the end
+// of RESULTS before that look: pushes up to there need no other. Else a hundred thousand
+// that are refused keep the partition for a minute.
 func (p *partition) levelLast(ctx context.Context, host, id string) error {
+	results, err := p.streamState(ctx, bus.StreamResults)
+	if err != nil {
+		return err
+	}
+	if p.looked == nil || len(p.looked) >= maxLooked {
+		p.looked = map[place]uint64{}
+	}
+	p.looked[place{host, id}] = results.LastSeq
 	last, _, err := p.lastOn(ctx, events.RegistrationSubject(host, id))
 	if err != nil {
 		return err
@@ -114,6 +124,9 @@ func (p *partition) levelLast(ctx context.Context, host, id string) error {
 	}
 	return p.levelOne(ctx, host, id, p.now)
 }
+
+// maxLooked bounds how many checks are remembered that refused a push.
+const maxLooked = 1000
 
 // level applies the registry to a check of h.
 func (p *partition) level(ctx context.Context, h *host, id string, now time.Time) (Outcome, error) {
@@ -174,7 +187,7 @@ func (p *partition) registerPushed(ctx context.Context, r events.Registration, p
 	if p.a.stateUsed.Load() > leanAbove {
 		return errNoRoom.Error(), nil
 	}
-	if n := len(p.a.cfg.Registry.HostChecks(r.Host)); n >= bus.MaxChecks {
+	if n := p.a.cfg.Registry.CountChecks(r.Host); n >= bus.MaxChecks {
 		return fmt.Sprintf("host %s has %d checks, more are not registered", r.Host, n), nil
 	}
 	last, ended, err := p.lastOn(ctx, events.RegistrationSubject(r.Host, r.ID))

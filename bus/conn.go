@@ -185,8 +185,10 @@ func (c *Conn) Close() error {
 
 // rejections counts refused events per subject, so that one a second is told.
 type rejections struct {
-	mu   sync.Mutex
-	last map[string]*rejected
+	mu    sync.Mutex
+	last  map[string]*rejected
+	began time.Time // of the second in which told were told
+	told  int
 }
 
 type rejected struct {

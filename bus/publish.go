@@ -91,7 +91,7 @@ func (c *Conn) PushEvent(ctx context.Context, h events.Header, r events.Result) 
 }
 
 // Reject tells on megaphone.rejected.> that an event was refused, once a second
-// per subject; the others are counted in the next. of is registration, override
+// per subject and 100 times in all; the others are counted in the next. of is registration, override
 // or result; host and check are empty where they could not be read. It does not
 // fail: what cannot be told is logged.
 func (c *Conn) Reject(ctx context.Context, of, subject, host, check, reason string, body []byte) {
@@ -110,8 +110,12 @@ func (c *Conn) Reject(ctx context.Context, of, subject, host, check, reason stri
 	}
 }
 
-// maxRejected bounds how many subjects are remembered; beyond it all are forgotten.
-const maxRejected = 10_000
+// Bounds of what is told of refused events: whoever sends them by the thousand, each on
+// a subject of its own, is not to keep others waiting while each is stored.
+const (
+	maxRejected = 10_000 // subjects that are remembered; beyond it all are forgotten
+	maxTold     = 100    // in a second, of all subjects
+)
 
 func (r *rejections) admit(subject string, now time.Time) (more uint64, tell bool) {
 	r.mu.Lock()
@@ -119,16 +123,20 @@ func (r *rejections) admit(subject string, now time.Time) (more uint64, tell boo
 	if r.last == nil || len(r.last) > maxRejected {
 		r.last = map[string]*rejected{}
 	}
+	if now.Sub(r.began) >= time.Second {
+		r.began, r.told = now, 0
+	}
 	e := r.last[subject]
 	if e == nil {
-		r.last[subject] = &rejected{told: now}
-		return 0, true
+		e = &rejected{}
+		r.last[subject] = e
 	}
-	if now.Sub(e.told) < time.Second {
+	if now.Sub(e.told) < time.Second || r.told >= maxTold {
 		e.more++
 		return 0, false
 	}
 	more = e.more
 	e.told, e.more = now, 0
+	r.told++
 	return more, true
 }

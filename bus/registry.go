@@ -168,6 +168,16 @@ func (r *Registry) HostChecks(host string) []Entry {
 	return nil
 }
 
+// CountChecks returns how many checks a host has.
+func (r *Registry) CountChecks(host string) int {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if h := r.ix.hosts[host]; h != nil {
+		return len(h.checks)
+	}
+	return 0
+}
+
 // Checks returns all checks, ordered by host and id.
 func (r *Registry) Checks() []Entry {
 	r.mu.RLock()
