@@ -43,12 +43,41 @@ func passGate(nc *nats.Conn, m *nats.Msg) {
 		_ = m.Respond(gateRefusal(403, err)) // the client that asked may be gone
 		return
 	}
+	if err := gateRoom(nc, request.Subject); err != nil {
+		_ = m.Respond(gateRefusal(503, err))
+		return
+	}
 	answer, err := nc.RequestMsg(request, gateTimeout)
 	if err != nil {
 		_ = m.Respond(gateRefusal(503, err))
 		return
 	}
 	_ = m.Respond(answer.Data)
+}
+
+// maxConsumers is how many consumers CHANGES may have before an anonymous client makes
+// another one: each costs the server memory, and a durable one stays. A test has fewer.
+var maxConsumers = 10_000
+
+// gateRoom refuses a consumer that would be one too many. One that is there may be asked
+// for again: that is how its reader finds it.
+func gateRoom(nc *nats.Conn, target string) error {
+	m, err := nc.Request("$JS.API.STREAM.INFO.CHANGES", nil, gateTimeout)
+	if err != nil {
+		return err
+	}
+	var stream ns.JSApiStreamInfoResponse
+	if err := json.Unmarshal(m.Data, &stream); err != nil || stream.StreamInfo == nil || stream.State.Consumers < maxConsumers {
+		return err // without a stream the server says so itself
+	}
+	tokens := strings.Split(target, ".CHANGES.")
+	name, _, _ := strings.Cut(tokens[len(tokens)-1], ".")
+	m, err = nc.Request("$JS.API.CONSUMER.INFO.CHANGES."+name, nil, gateTimeout)
+	var known ns.JSApiConsumerInfoResponse
+	if err == nil && len(tokens) > 1 && json.Unmarshal(m.Data, &known) == nil && known.ConsumerInfo != nil {
+		return nil
+	}
+	return fmt.Errorf("CHANGES has %d consumers, more are not made: delete those that nobody reads (nats consumer ls CHANGES)", stream.State.Consumers)
 }
 
 // gateRequest returns the request to the JetStream API for one that arrived at

@@ -252,6 +252,28 @@ func TestAnonymousMayNotCreateAPushConsumer(t *testing.T) {
 	}
 }
 
+// Consumers cost the server memory, and whoever makes them needs no leave.
+func TestAnonymousMayNotCreateConsumersWithoutEnd(t *testing.T) {
+	is := is.New(t)
+	server.LimitConsumers(t, 3)
+	w := newWorld(t)
+	js, err := jetstream.New(w.anonymous)
+	is.NoErr(err)
+	create := func(name string) error {
+		_, err := js.CreateOrUpdateConsumer(t.Context(), "CHANGES", jetstream.ConsumerConfig{Durable: name, FilterSubject: "megaphone.status.>"})
+		return err
+	}
+	for _, name := range []string{"a", "b", "c"} {
+		is.NoErr(create(name))
+	}
+	err = create("d")
+	is.True(err != nil && strings.Contains(err.Error(), "CHANGES has 3 consumers"))
+	is.NoErr(create("c")) // which is there
+	is.Equal(consumerNames(t, w.role, "CHANGES"), []string{"a", "b", "c"})
+	is.NoErr(js.DeleteConsumer(t.Context(), "CHANGES", "a"))
+	is.NoErr(create("d"))
+}
+
 func consumerNames(t *testing.T, nc *nats.Conn, stream string) []string {
 	t.Helper()
 	js, err := jetstream.New(nc)
