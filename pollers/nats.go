@@ -1,11 +1,11 @@
 package pollers
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
 	"strings"
 	"time"
@@ -52,11 +52,14 @@ func (n natsKind) check(ctx context.Context, t events.Target, o events.Options) 
 	if o.MinCount != nil {
 		want = max(*o.MinCount, 1)
 	}
-	answers, err := ask(ctx, conn, subject, o.Body, want)
-	if err != nil && len(answers) == 0 {
+	first, answers, err := ask(ctx, conn, subject, o.Body, want)
+	if errors.Is(err, nats.ErrConnectionClosed) {
+		err = cmp.Or(conn.LastError(), err) // says why
+	}
+	if first == nil {
 		return failed(t, natsTrouble(subject, err))
 	}
-	return judgeNATS(t, o, subject, want, answers)
+	return judgeNATS(t, o, subject, want, first, answers)
 }
 
 // connect returns a connection and what ends its use.
@@ -71,8 +74,10 @@ func (n natsKind) connect(ctx context.Context, u *url.URL, o events.Options) (*n
 	if deadline, ok := ctx.Deadline(); ok {
 		timeout = time.Until(deadline)
 	}
+	dialer := &natsDialer{ctx: ctx, dialer: n.dialer, host: u.Hostname()}
 	opts := []nats.Option{
-		nats.Name(n.agent), nats.NoReconnect(), nats.Timeout(timeout), nats.SetCustomDialer(bound{ctx, n.dialer}),
+		nats.Name(n.agent), nats.NoReconnect(), nats.Timeout(timeout), nats.SetCustomDialer(dialer),
+		nats.SkipHostLookup(),                                                                             // the dialer does, and ends with the poll
 		nats.IgnoreDiscoveredServers(), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}), // the default writes to stderr
 	}
 	if o.CA != "" || o.ClientCert != "" {
@@ -80,7 +85,8 @@ func (n natsKind) connect(ctx context.Context, u *url.URL, o events.Options) (*n
 		if err != nil {
 			return nil, nil, err
 		}
-		opts = append(opts, nats.Secure(conf))
+		dialer.conf = conf
+		opts = append(opts, nats.Secure(conf)) // it refuses a server without TLS
 	}
 	if o.Credentials != "" {
 		c, err := n.secrets.credentials(o.Credentials, u)
@@ -103,43 +109,29 @@ func (c credentials) nats() nats.Option {
 	return nats.UserInfo(c.Username, c.Password)
 }
 
-// bound is a dialer whose dials, and connections, end with a poll.
-type bound struct {
-	ctx    context.Context
-	dialer *net.Dialer
-}
-
-// Dial is for nats.CustomDialer.
-func (b bound) Dial(network, address string) (net.Conn, error) {
-	conn, err := b.dialer.DialContext(b.ctx, network, address)
-	if err == nil {
-		closeAfter(b.ctx, conn) // the client waits for a greeting until its own deadline
-	}
-	return conn, err
-}
-
-// ask sends one request and waits for that many answers.
-func ask(ctx context.Context, conn *nats.Conn, subject, body string, want int) (answers []*nats.Msg, err error) {
+// ask sends one request and waits for that many answers, of which it keeps the
+// first: nobody bounds how many are wanted. It is nil where none came.
+func ask(ctx context.Context, conn *nats.Conn, subject, body string, want int) (first *nats.Msg, answers int, err error) {
 	inbox := conn.NewInbox()
 	sub, err := conn.SubscribeSync(inbox)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer sub.Unsubscribe() //nolint:errcheck // only fails where the connection is gone
 	if err := conn.PublishRequest(subject, inbox, []byte(body)); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	for len(answers) < want {
+	for answers < want {
 		m, err := sub.NextMsgWithContext(ctx)
 		if err != nil {
-			return answers, err
+			return first, answers, err
 		}
 		if len(m.Data) == 0 && m.Header.Get("Status") == "503" {
-			return nil, nats.ErrNoResponders
+			return nil, 0, nats.ErrNoResponders
 		}
-		answers = append(answers, m)
+		first, answers = cmp.Or(first, m), answers+1
 	}
-	return answers, nil
+	return first, answers, nil
 }
 
 func natsTrouble(subject string, err error) error {
@@ -152,16 +144,15 @@ func natsTrouble(subject string, err error) error {
 	return fmt.Errorf("ask on %s: %w", subject, err)
 }
 
-func judgeNATS(t events.Target, o events.Options, subject string, want int, answers []*nats.Msg) Finding {
+func judgeNATS(t events.Target, o events.Options, subject string, want int, first *nats.Msg, answers int) Finding {
 	pattern, err := events.Pattern(o.ExpectBody)
 	if err != nil {
 		return failed(t, err)
 	}
-	first := answers[0]
 	body := first.Data[:min(len(first.Data), events.MaxDocument+1)]
 	var v verdict
-	if len(answers) < want {
-		v.say(events.Critical, "%d of at least %d answer on %s", len(answers), want, subject)
+	if answers < want {
+		v.say(events.Critical, "%d of at least %d answer on %s", answers, want, subject)
 	}
 	if text := first.Header.Get(micro.ErrorHeader); text != "" {
 		v.say(events.Critical, "answer on %s: error %s: %s", subject, first.Header.Get(micro.ErrorCodeHeader), text)
@@ -177,9 +168,9 @@ func judgeNATS(t events.Target, o events.Options, subject string, want int, answ
 		r.Status, r.Message = events.Worse(v.status(), r.Status), v.message(r.Message)
 		return Finding{Reading: finish(t, r)}
 	}
-	seen := natsSeen{Subject: subject, Answers: len(answers), Answer: strings.ToValidUTF8(string(body[:min(len(body), maxShown)]), "\uFFFD")}
+	seen := natsSeen{Subject: subject, Answers: answers, Answer: strings.ToValidUTF8(string(body[:min(len(body), maxShown)]), "\uFFFD")}
 	var ping micro.Ping
-	text := fmt.Sprintf("%d answer on %s", len(answers), subject)
+	text := fmt.Sprintf("%d answer on %s", answers, subject)
 	if json.Unmarshal(body, &ping) == nil && ping.Type == micro.PingResponseType {
 		seen.Service, seen.Version = ping.Name, ping.Version
 		text = fmt.Sprintf("%s %s answers on %s", ping.Name, ping.Version, subject)
