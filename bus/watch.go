@@ -94,17 +94,18 @@ const (
 // errBroken ends a reading because the caller broke off.
 var errBroken = errors.New("the caller broke off")
 
-// permanent reports whether trying again would end the same way.
+// permanent reports whether trying again would end the same way. Once there was a
+// stream or a gateway there will be one again.
 func (w *watcher) permanent(err error) bool {
 	for _, known := range []error{
-		jetstream.ErrStreamNotFound, jetstream.ErrJetStreamNotEnabled, events.ErrName,
-		nats.ErrConnectionClosed, nats.ErrPermissionViolation,
+		jetstream.ErrJetStreamNotEnabled, events.ErrName, nats.ErrConnectionClosed, nats.ErrPermissionViolation,
 	} {
 		if errors.Is(err, known) {
 			return true
 		}
 	}
-	return forGood(err) || errors.Is(err, ErrNoService) && !w.began // later it is a gateway that starts again
+	missing := errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, ErrNoService)
+	return forGood(err) || missing && !w.began
 }
 
 // watcher is one Watch. Its methods return errBroken once yield was told so.
@@ -116,7 +117,7 @@ type watcher struct {
 	resume bool   // next is to be used
 	last   Place  // of the last message read; zero before the first
 	mark   bool   // Complete is to be told
-	began  bool   // a gateway has answered
+	began  bool   // the stream was there, or a gateway has answered
 	target uint64 // the last position when the reading began
 	seen   map[string]seen
 }
@@ -265,7 +266,7 @@ func (w *watcher) place(ctx context.Context) error {
 		return err
 	}
 	state := s.CachedInfo().State
-	w.target = state.LastSeq
+	w.target, w.began = state.LastSeq, true
 	switch {
 	case !w.resume && (w.o.FromStart || !w.o.Since.IsZero()):
 		return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"strings"
 	"sync/atomic"
@@ -172,19 +173,19 @@ func TestWatchSurvivesTheServer(t *testing.T) {
 func TestWatchSurvivesTheLossOfEverything(t *testing.T) {
 	is := is.New(t)
 	first, second := bustest.Start(t), bustest.Start(t)
-	var url atomic.Pointer[string]
-	at := func(s *server.Server) *bus.Conn {
+	var at atomic.Pointer[server.Server]
+	role := func(s *server.Server) *bus.Conn {
 		role, err := bus.New(bustest.Connect(t, s))
 		is.NoErr(err)
 		is.NoErr(role.Setup(t.Context(), bus.StreamOptions{}))
-		listen := strings.TrimPrefix(s.URL(), "nats://")
-		url.Store(&listen)
 		return role
 	}
-	old := at(first)
-	c, err := bus.Connect(t.Context(), first.URL(), bus.WithNATS(nats.ReconnectWait(20*time.Millisecond), nats.SetCustomDialer(dialer(func() (net.Conn, error) {
-		return net.Dial("tcp", *url.Load())
-	}))))
+	at.Store(first)
+	old, missing := role(first), make(logged, 100)
+	c, err := bus.Connect(t.Context(), first.URL(), bus.WithLogger(slog.New(slog.NewTextHandler(missing, nil))),
+		bus.WithNATS(nats.ReconnectWait(20*time.Millisecond), nats.SetCustomDialer(dialer(func() (net.Conn, error) {
+			return net.Dial("tcp", strings.TrimPrefix(at.Load().URL(), "nats://"))
+		}))))
 	is.NoErr(err)
 	defer c.Close()
 	got := make(chan string, 10)
@@ -198,7 +199,7 @@ func TestWatchSurvivesTheLossOfEverything(t *testing.T) {
 			case errors.As(err, &gap):
 				got <- "gap"
 			case err != nil:
-				return
+				got <- err.Error()
 			default:
 				got <- ch.Event.ID()
 			}
@@ -208,13 +209,33 @@ func TestWatchSurvivesTheLossOfEverything(t *testing.T) {
 	commit(t, old, "web01", "db", 2)
 	is.Equal(<-got, "web01.db#1")
 	is.Equal(<-got, "web01.db#2")
-	anew := at(second)
-	commit(t, anew, "web01", "db", 1)
+	at.Store(second)
 	first.Close()
+	for known := false; !known; { // until the watch has found no streams there
+		select {
+		case line := <-missing:
+			known = strings.Contains(line, "stream not found")
+		case end := <-got:
+			t.Fatal(end)
+		}
+	}
+	anew := role(second)
+	commit(t, anew, "web01", "db", 1)
 	is.Equal(<-got, "gap")
 	is.Equal(<-got, "web01.db#1")
 	commit(t, anew, "web01", "db", 2)
 	is.Equal(<-got, "web01.db#2")
+}
+
+// logged takes the lines of a log, as far as there is room.
+type logged chan string
+
+func (l logged) Write(b []byte) (int, error) {
+	select {
+	case l <- string(b):
+	default:
+	}
+	return len(b), nil
 }
 
 // dialer makes connections as a function says.
