@@ -190,6 +190,7 @@ type hostIndex struct {
 type hostEntry struct {
 	record   events.HostRecord
 	position uint64
+	stored   time.Time
 }
 
 func newIndex() *index { return &index{hosts: map[string]*hostIndex{}, ended: map[string]uint64{}} }
@@ -256,7 +257,7 @@ func (h *hostIndex) apply(r record) {
 	case r.addr.Check == "":
 		h.record = nil
 		if r.host != nil {
-			h.record = &hostEntry{*r.host, r.position}
+			h.record = &hostEntry{*r.host, r.position, r.stored}
 		}
 	default:
 		var e *Entry
@@ -382,24 +383,25 @@ func (ix *index) changes(old *index) []RegistryChange {
 			gone.changes(was, note)
 		}
 	}
-	if !slices.EqualFunc(ix.selects, old.selects, func(a, b *OverrideEntry) bool { return a.Position == b.Position }) {
+	if !slices.EqualFunc(ix.selects, old.selects, func(a, b *OverrideEntry) bool { return a.place() == b.place() }) {
 		note("", "", ix.position, time.Time{})
 	}
 	slices.SortFunc(out, func(a, b RegistryChange) int { return cmp.Compare(a.Position, b.Position) })
 	return out
 }
 
-// changes compares by position: an equal registration that was published again
-// is a change too, which readers compare by content.
+// changes compares by place: an equal registration that was published again is a
+// change too, which readers compare by content, and so is another one at a position
+// that a power cut took from the first.
 func (h *hostIndex) changes(old *hostIndex, note func(host, check string, position uint64, stored time.Time)) {
-	if (h.record == nil) != (old.record == nil) || h.record != nil && h.record.position != old.record.position {
-		note(h.name, "", hostPosition(h.record), time.Time{})
+	if h.record.place() != old.record.place() {
+		note(h.name, "", h.record.place().Position, time.Time{})
 	}
-	if positionOf(h.override) != positionOf(old.override) {
+	if h.override.place() != old.override.place() {
 		note(h.name, "", positionOf(h.override), time.Time{})
 	}
 	for _, e := range h.checks {
-		if was := pick(old.checks, e.Registration.ID, byID); was == nil || was.Position != e.Position {
+		if was := pick(old.checks, e.Registration.ID, byID); was == nil || was.place() != e.place() {
 			note(h.name, e.Registration.ID, e.Position, e.Stored)
 		}
 	}
@@ -409,7 +411,7 @@ func (h *hostIndex) changes(old *hostIndex, note func(host, check string, positi
 		}
 	}
 	for _, o := range h.overrides {
-		if positionOf(pick(old.overrides, o.Override.Check, byCheck)) != o.Position {
+		if pick(old.overrides, o.Override.Check, byCheck).place() != o.place() {
 			note(h.name, o.Override.Check, o.Position, o.Stored)
 		}
 	}
@@ -420,12 +422,23 @@ func (h *hostIndex) changes(old *hostIndex, note func(host, check string, positi
 	}
 }
 
-func hostPosition(e *hostEntry) uint64 {
+// The places of nothing are zero. In UTC times can be compared as they are.
+
+func (e *hostEntry) place() Place {
 	if e == nil {
-		return 0
+		return Place{}
 	}
-	return e.position
+	return Place{e.position, e.stored.UTC()}
 }
+
+func (e *OverrideEntry) place() Place {
+	if e == nil {
+		return Place{}
+	}
+	return Place{e.Position, e.Stored.UTC()}
+}
+
+func (e *Entry) place() Place { return Place{e.Position, e.Stored.UTC()} }
 
 // labels are those of a check's host, overlaid with its own.
 func (ix *index) labels(r events.Registration) map[string]string {

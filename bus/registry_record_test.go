@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/matryer/is"
 	"github.com/nats-io/nats.go"
 
 	"github.com/looprock/megaphone/events"
@@ -40,4 +41,32 @@ func FuzzReadRecord(f *testing.F) {
 			t.Fatalf("%s %s\nshort: %+v %s %v\nlong:  %+v %s %v", subject, data, got, gotJSON, gotErr, want, wantJSON, wantErr)
 		}
 	})
+}
+
+// Another registration at the position of one that a power cut took from the stream is
+// a change, like one at another position.
+func TestIndexChangesAtAPositionGivenAgain(t *testing.T) {
+	is := is.New(t)
+	made := func(stored time.Time) *index {
+		ix := newIndex()
+		for i, subject := range []string{events.RegistrationSubject("web01", ""), events.RegistrationSubject("web01", "a"), events.OverrideSubject("web01", ""), events.OverrideSubject("web01", "a")} {
+			addr, err := events.ParseSubject(subject)
+			is.NoErr(err)
+			r := record{subject: subject, addr: addr, position: uint64(i + 7), stored: stored}
+			switch {
+			case addr.Kind == "override":
+				r.override = &events.Override{Host: "web01", Check: addr.Check, Forever: true}
+			case addr.Check == "":
+				r.host = &events.HostRecord{Host: "web01"}
+			default:
+				r.check = &events.Registration{Host: "web01", ID: "a"}
+			}
+			ix.apply(r)
+		}
+		return ix
+	}
+	old := made(time.Unix(1, 0))
+	is.Equal(len(made(time.Unix(1, 0).UTC()).changes(old)), 0)
+	is.Equal(len(made(time.Unix(2, 0)).changes(old)), 4)
+	is.Equal(len(newIndex().changes(old)), 4)
 }

@@ -398,7 +398,7 @@ func (v *View) register(h *hostEntry, id string) {
 
 // set notes the registration of a check, nil for none.
 func (h *hostEntry) set(c *checkEntry, e *bus.Entry) {
-	if c.entry != nil && e != nil && c.entry.Position == e.Position {
+	if c.entry != nil && e != nil && c.entry.Position == e.Position && c.entry.Stored.Equal(e.Stored) {
 		return
 	}
 	h.order = among(h.order, c, e != nil)

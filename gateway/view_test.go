@@ -127,6 +127,17 @@ func TestViewPending(t *testing.T) {
 	is.True(!ok)
 }
 
+// After a power cut of the bus another registration may have the position of the former.
+func TestViewPositionGivenAgain(t *testing.T) {
+	is := is.New(t)
+	v, r := viewOf(false)
+	e := r.checks["web01"]["a"]
+	e.Registration.URL, e.Stored = json.RawMessage(`"http://elsewhere/"`), time.Now()
+	r.checks["web01"]["a"] = e
+	v.RefreshRegistration("web01", "a")
+	is.Equal(string(v.a(t).Registration.URL), `"http://elsewhere/"`)
+}
+
 // What comes back after its tombstone has ended counts from 1, and shows at once.
 func TestViewReturnsAfterLong(t *testing.T) {
 	for name, tt := range map[string]struct {
