@@ -266,6 +266,8 @@ func (s *source) run(ctx context.Context) error {
 
 // read follows the stream until that fails.
 func (s *source) read(ctx context.Context) error {
+	nc := s.f.conn.NATS()
+	reconnects := nc.Stats().Reconnects // before the first look: a server that is another by now may have lost what is seen
 	stream, err := s.f.conn.JetStream().Stream(ctx, s.stream)
 	if err != nil {
 		return err
@@ -300,7 +302,7 @@ func (s *source) read(ctx context.Context) error {
 	if info := cons.CachedInfo(); info != nil && info.NumPending == 0 {
 		s.goLive(stream.CachedInfo().State.LastSeq)
 	}
-	return s.pull(ctx, msgs)
+	return s.pull(ctx, msgs, nc, reconnects)
 }
 
 // keptChanges is up to where CHANGES still is what was read of it by the source
@@ -338,10 +340,9 @@ func messages(cons jetstream.Consumer) (jetstream.MessagesContext, error) {
 }
 
 // pull applies messages. A consumer that is silent is made anew after a while: a
-// server that lost it does not say so.
-func (s *source) pull(ctx context.Context, msgs jetstream.MessagesContext) error {
-	nc := s.f.conn.NATS()
-	reconnects := nc.Stats().Reconnects
+// server that lost it does not say so. So is everything once the connection was lost
+// since there were so many reconnects.
+func (s *source) pull(ctx context.Context, msgs jetstream.MessagesContext, nc *nats.Conn, reconnects uint64) error {
 	for {
 		next, cancel := context.WithTimeout(ctx, pullWait)
 		m, err := msgs.Next(jetstream.NextContext(next))

@@ -222,6 +222,10 @@ func TestChecksDFollows(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitFor(t, "a file that is gone", func() bool { return len(d.reg.names()) == 0 })
+	waitFor(t, "one beside a file that changes all the time", func() bool { // each look writes it
+		d.write("a.json", `{"id":"z","ttl":1}`)
+		return slices.Equal(d.reg.names(), []string{"web01/z"})
+	})
 	cancel()
 	if err := <-done; err != nil {
 		t.Fatal(err)

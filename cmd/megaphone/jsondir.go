@@ -19,6 +19,7 @@ import (
 
 const (
 	jsonDirSettle = 100 * time.Millisecond // after the last change: editors write, rename and change modes
+	jsonDirMost   = 2 * time.Second        // after the first: some files change all the time
 	jsonDirAgain  = 30 * time.Second       // for what was missed: network file systems, a bus that was away
 	maxJSONFile   = 8 << 20                // bytes
 )
@@ -47,18 +48,24 @@ func (d *jsonDir) follow(ctx context.Context, sync func(context.Context)) error 
 	d.watch(w)
 	timer := time.NewTimer(jsonDirAgain)
 	defer timer.Stop()
+	var first time.Time // change that was not read yet; zero for none
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case e := <-w.Events:
-			if interesting(e.Name) {
-				timer.Reset(jsonDirSettle)
+			if !interesting(e.Name) {
+				continue
 			}
+			if first.IsZero() {
+				first = time.Now()
+			}
+			timer.Reset(min(jsonDirSettle, time.Until(first.Add(jsonDirMost))))
 		case err := <-w.Errors:
 			d.log.Warn("watch the directory", "dir", d.path, "error", err)
 			timer.Reset(jsonDirSettle)
 		case <-timer.C:
+			first = time.Time{}
 			d.watch(w)
 			sync(ctx)
 			timer.Reset(jsonDirAgain)

@@ -87,11 +87,12 @@ type fileStamp struct {
 
 // config reads the files for the first time.
 func (f *tlsFiles) config() (*tls.Config, error) {
+	now := f.stamp() // before: what is renewed meanwhile is read again
 	first, err := f.read()
 	if err != nil {
 		return nil, err
 	}
-	f.had, f.stamps = first, f.stamp()
+	f.had, f.stamps = first, now
 	outer := first.Clone()
 	outer.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return f.current(), nil }
 	return outer, nil
