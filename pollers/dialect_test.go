@@ -1,12 +1,17 @@
 package pollers_test
 
 import (
+	"bufio"
+	"crypto/tls"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/looprock/megaphone/events"
 	"github.com/looprock/megaphone/pollers"
@@ -193,6 +198,89 @@ func TestCredentials(t *testing.T) {
 			is.Equal(f.Status == events.OK, tt.want == "OK ")
 		})
 	}
+}
+
+// Proxies pass a request on by its header Host: credentials are not sent to a name
+// that they do not say.
+func TestCredentialsAndHost(t *testing.T) {
+	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "[%s %s]", r.Host, r.Header.Get("Authorization"))
+	})
+	_, port, err := net.SplitHostPort(strings.TrimPrefix(s.URL, "http://"))
+	must(t, err)
+	conf := pollers.Config{Credentials: secretsDir(t, map[string]string{
+		"token": `{"for":["` + s.URL + `","http://shop.example.com:` + port + `"],"bearer":"hush"}`,
+	})}
+	for host, want := range map[string]string{
+		"shop.example.com":         "OK ",
+		"shop.example.com:" + port: "OK ",
+		"SHOP.example.com":         "OK ",
+		"127.0.0.1":                "OK ",
+		"evil.example.org":         "may not be sent to http://evil.example.org:",
+		"[::1]":                    "may not be sent to http://[::1]:",
+	} {
+		t.Run(host, func(t *testing.T) {
+			is := is.New(t)
+			f := lookAs(t, conf, object{"addr": s.URL, "credentials": "token", "headers": object{"host": host}, "expect_body": `hush\]$`})
+			t.Log(says(f))
+			is.True(strings.Contains(says(f), want))
+			is.Equal(f.Status == events.OK, want == "OK ")
+		})
+	}
+}
+
+// A server that renews its certificate while connections are kept is seen to.
+func TestHTTPSRenewedCertificate(t *testing.T) {
+	is := is.New(t)
+	a := newAuthority(t)
+	var shown atomic.Pointer[tls.Certificate]
+	show := func(days int) { pair := a.pair(time.Duration(days)*24*time.Hour + time.Minute); shown.Store(&pair) }
+	show(10)
+	s := httptest.NewUnstartedServer(text(okDocument))
+	s.TLS = &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		return &tls.Config{Certificates: []tls.Certificate{*shown.Load()}}, nil
+	}}
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	kinds, done := pollers.KindsOf(pollers.Config{Credentials: secretsDir(t, map[string]string{"ca.pem": string(a.pem())})})
+	defer done()
+	plain := events.Target{Addr: s.URL, Options: `{"ca":"ca.pem"}`}
+	asked := events.Target{Addr: s.URL, Options: `{"ca":"ca.pem","cert_warning_days":30}`}
+	is.Equal(says(kinds.Check(t.Context(), plain)), "OK fine") // keeps its connection
+	is.True(strings.HasPrefix(says(kinds.Check(t.Context(), asked)), "Warning the certificate expires in 10 days"))
+	show(90)
+	is.Equal(says(kinds.Check(t.Context(), asked)), "OK fine")
+}
+
+// A server may end a kept connection at the moment in which a request is sent.
+// One that may not be sent twice has one of its own: there is no false alarm.
+func TestHTTPKeepsNoConnectionForPosts(t *testing.T) {
+	is := is.New(t)
+	var posts atomic.Int32
+	at := listen(t, func(c net.Conn) {
+		in := bufio.NewReader(c)
+		for i := range 2 {
+			r, err := http.ReadRequest(in)
+			if err != nil {
+				return
+			}
+			io.Copy(io.Discard, r.Body)
+			if posts.Add(1); i > 0 {
+				return
+			}
+			fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(okDocument), okDocument)
+			if r.Close {
+				return
+			}
+		}
+	})
+	kinds, done := pollers.KindsOf(pollers.Config{})
+	defer done()
+	for range 3 {
+		f := kinds.Check(t.Context(), events.Target{Addr: "http://" + at, Options: `{"method":"POST","body":"x"}`})
+		is.Equal(says(f), "OK fine")
+	}
+	is.Equal(posts.Load(), int32(3))
 }
 
 func TestHTTPSOptions(t *testing.T) {

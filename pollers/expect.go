@@ -75,7 +75,7 @@ func (h *HTTP) request(ctx context.Context, t events.Target, o events.Options) (
 	if o.Credentials == "" {
 		return req, nil, nil
 	}
-	c, err := h.net.secrets.credentials(o.Credentials, req.URL)
+	c, err := h.net.secrets.credentials(o.Credentials, req.URL, req.Host)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -176,8 +176,27 @@ type transports struct {
 // maxTransports is how many are kept before all are made anew.
 const maxTransports = 64
 
+// once reports whether a check needs a connection of its own. One that is kept
+// shows the certificate of the day on which it was made. And its server may end it
+// while a request is on its way: net/http sends that again if it is one that may
+// be sent twice, and else says that there was no answer.
+func once(o events.Options) bool {
+	if o.CertWarningDays != nil || o.CertCriticalDays != nil {
+		return true
+	}
+	switch o.Method {
+	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
+		return false
+	}
+	return true
+}
+
 func (h *HTTP) transportFor(o events.Options) (*http.Transport, error) {
-	if o.CA == "" && o.ClientCert == "" && o.ServerName == "" {
+	once := once(o)
+	switch plain := o.CA == "" && o.ClientCert == "" && o.ServerName == ""; {
+	case plain && once:
+		return h.once, nil
+	case plain:
 		return h.transport, nil
 	}
 	sum := sha256.New()
@@ -191,7 +210,7 @@ func (h *HTTP) transportFor(o events.Options) (*http.Transport, error) {
 		}
 		fmt.Fprintf(sum, "%d %s", len(b), b) // never fails
 	}
-	fmt.Fprintf(sum, "%q %q %q", o.CA, o.ClientCert, o.ServerName)
+	fmt.Fprintf(sum, "%q %q %q %t", o.CA, o.ClientCert, o.ServerName, once)
 	key := [sha256.Size]byte(sum.Sum(nil))
 	h.own.mu.Lock()
 	defer h.own.mu.Unlock()
@@ -207,6 +226,7 @@ func (h *HTTP) transportFor(o events.Options) (*http.Transport, error) {
 		h.own.all = map[[sha256.Size]byte]*http.Transport{}
 	}
 	made := newTransport(h.net, conf)
+	made.DisableKeepAlives = once
 	h.own.all[key] = made
 	return made, nil
 }

@@ -99,7 +99,7 @@ func (n network) grpcCredentials(ctx context.Context, o events.Options, u *url.U
 	if o.Credentials == "" {
 		return ctx, nil
 	}
-	c, err := n.secrets.credentials(o.Credentials, u)
+	c, err := n.secrets.credentials(o.Credentials, u, o.ServerName) // it is the authority of the call, too
 	if err != nil {
 		return ctx, err
 	}

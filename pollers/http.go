@@ -28,6 +28,7 @@ const (
 type HTTP struct {
 	client    *http.Client
 	transport *http.Transport
+	once      *http.Transport // keeps no connections
 	conf      *tls.Config
 	own       transports
 	direct    direct
@@ -42,10 +43,12 @@ func NewHTTP(version string, conf *tls.Config, networks []netip.Prefix) *HTTP {
 }
 
 func newHTTP(n network, conf *tls.Config) *HTTP {
-	transport := newTransport(n, conf)
+	transport, once := newTransport(n, conf), newTransport(n, conf)
+	once.DisableKeepAlives = true
 	return &HTTP{
 		client:    &http.Client{Transport: transport, CheckRedirect: checkRedirect},
 		transport: transport,
+		once:      once,
 		conf:      conf,
 		direct:    direct{dial: n.dialer.DialContext, agent: n.agent},
 		net:       n,

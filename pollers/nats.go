@@ -89,7 +89,7 @@ func (n natsKind) connect(ctx context.Context, u *url.URL, o events.Options) (*n
 		opts = append(opts, nats.Secure(conf)) // it refuses a server without TLS
 	}
 	if o.Credentials != "" {
-		c, err := n.secrets.credentials(o.Credentials, u)
+		c, err := n.secrets.credentials(o.Credentials, u, "")
 		if err != nil {
 			return nil, nil, err
 		}

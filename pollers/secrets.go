@@ -52,8 +52,10 @@ type credentials struct {
 	Bearer   string   `json:"bearer"`
 }
 
-// credentials returns those of a file for an address.
-func (s secrets) credentials(name string, u *url.URL) (credentials, error) {
+// credentials returns those of a file for an address, and for the name by which
+// the service there is asked where the options give one: what stands before many
+// services passes a request on by that name.
+func (s secrets) credentials(name string, u *url.URL, asked string) (credentials, error) {
 	b, err := s.read(name)
 	if err != nil {
 		return credentials{}, fmt.Errorf("credentials: %w", err)
@@ -62,10 +64,28 @@ func (s secrets) credentials(name string, u *url.URL) (credentials, error) {
 	if json.Unmarshal(b, &c) != nil {
 		return c, fmt.Errorf(`credentials: %q does not hold {"for":["https://host"],"username","password"} or {"for","bearer"}`, name)
 	}
-	if !c.allow(u) {
-		return credentials{}, fmt.Errorf("credentials: %q may not be sent to %s://%s: its \"for\" does not name that", name, u.Scheme, u.Host)
+	for _, to := range []*url.URL{u, named(u, asked)} {
+		if !c.allow(to) {
+			return credentials{}, fmt.Errorf("credentials: %q may not be sent to %s://%s: its \"for\" does not name that", name, to.Scheme, to.Host)
+		}
 	}
 	return c, nil
+}
+
+// named is an address with another name, which may bear a port of no importance;
+// an empty one changes nothing.
+func named(u *url.URL, name string) *url.URL {
+	if name == "" {
+		return u
+	}
+	other := *u
+	if other.Host = (&url.URL{Host: name}).Hostname(); strings.Contains(other.Host, ":") {
+		other.Host = "[" + other.Host + "]"
+	}
+	if port := u.Port(); port != "" {
+		other.Host += ":" + port
+	}
+	return &other
 }
 
 // allow reports whether they may be sent to an address.

@@ -62,6 +62,7 @@ func TestGRPC(t *testing.T) {
 	none, slow := grpcServer(t, nil), grpcServer(t, hanging{})
 	conf := pollers.Config{Credentials: secretsDir(t, map[string]string{
 		"ca.pem": string(a.pem()), "token": `{"for":["grpc://` + slow + `"],"bearer":"tok"}`, "other": `{"for":["grpc://h:1"],"bearer":"hush"}`,
+		"secure": `{"for":["grpcs://` + secure + `"],"bearer":"hush"}`,
 	})}
 	for name, tt := range map[string]struct {
 		url  any
@@ -81,6 +82,7 @@ func TestGRPC(t *testing.T) {
 		"no answer":         {"grpc://" + slow, "no answer in time"},
 		"credentials":       {object{"addr": "grpc://" + slow + "/who", "credentials": "token"}, "you are [Bearer tok]"},
 		"other's":           {object{"addr": "grpc://" + slow + "/who", "credentials": "other"}, "may not be sent to"},
+		"other name":        {object{"addr": "grpcs://" + secure, "ca": "ca.pem", "credentials": "secure", "server_name": "web01.example.com"}, "may not be sent to grpcs://web01.example.com:"},
 		"not gRPC":          {"grpc://" + listen(t, func(c net.Conn) { c.Write([]byte("hello\r\n")) }), "Critical "},
 		"metadata":          {"grpc://169.254.169.254:80", "address is not polled"},
 	} {
