@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"net"
 	"os"
@@ -45,6 +46,28 @@ func TestSystemd(t *testing.T) {
 	for told := next(); told != "STOPPING=1"; told = next() {
 		is.Equal(told, "WATCHDOG=1")
 	}
+	is.NoErr(cmd.Wait())
+}
+
+// Whoever read the log may be gone: that ends no service, and no stop that should
+// be a clean one.
+func TestServeOutlivesItsLog(t *testing.T) {
+	is := is.New(t)
+	dir := t.TempDir()
+	reader, log, err := os.Pipe()
+	is.NoErr(err)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "megaphone", "serve", "--host", "web01", "--listen", "127.0.0.1", "--port", "0",
+		"--bus-listen", "127.0.0.1:0", "--data", filepath.Join(dir, "data"), "--config", "/dev/null")
+	cmd.Stderr = log
+	is.NoErr(cmd.Start())
+	is.NoErr(log.Close())
+	lines := bufio.NewScanner(reader)
+	for lines.Scan() && !strings.Contains(lines.Text(), "msg=ready") {
+	}
+	is.NoErr(reader.Close())
+	is.NoErr(cmd.Process.Signal(syscall.SIGTERM)) // which is logged
 	is.NoErr(cmd.Wait())
 }
 

@@ -8,7 +8,9 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"os/signal"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -74,6 +76,7 @@ type instance struct {
 
 // runProcess runs the parts until ctx ends or one of them fails.
 func runProcess(ctx context.Context, cfg *Config, parts parts, stderr io.Writer) (err error) {
+	defer outliveLog()()
 	p := &instance{
 		cfg: cfg, parts: parts, log: newLogger(stderr, cfg.Verbose),
 		name: parts.role() + "-" + nuid.Next(), ready: readiness{PID: os.Getpid()},
@@ -100,6 +103,15 @@ func runProcess(ctx context.Context, cfg *Config, parts parts, stderr io.Writer)
 		return nil // told to stop while starting
 	}
 	return err
+}
+
+// outliveLog keeps the process from ending when whoever reads its log is gone: Go
+// ends one that writes to a broken pipe on stdout or stderr. The signal is taken,
+// not ignored, which the programs of checks would inherit. done undoes it.
+func outliveLog() (done func()) {
+	pipes := make(chan os.Signal, 1) // nobody reads it
+	signal.Notify(pipes, syscall.SIGPIPE)
+	return func() { signal.Stop(pipes) }
 }
 
 // start brings everything up, in the order in which the parts use each other.
