@@ -753,3 +753,31 @@ func TestRegistryFullCanBeEmptied(t *testing.T) {
 	is.NoErr(err)
 	is.Equal(len(r.Hosts()), 0) // nothing is left of it
 }
+
+// However deeply the data of an event is nested, in what nobody reads: neither the copy
+// nor the file stop there.
+func TestRegistryDeepEvents(t *testing.T) {
+	is := is.New(t)
+	ctx := t.Context()
+	b := newBox(t)
+	c, r := b.start()
+	deep := func(n int) string { return `{"ttl":60,"x":` + strings.Repeat("[", n) + strings.Repeat("]", n) + "}" }
+	for i, n := range []int{100, 9_997, 9_998, 9_999, 10_001} {
+		body := `{"specversion":"1.0","type":"megaphone.check.registered.v1","source":"x","id":"1",` + "\n" + `"data":` + deep(n) + "}"
+		_, err := c.Store(ctx, bus.Message(fmt.Sprint("megaphone.registration.web01.s", i), []byte(body)))
+		is.NoErr(err)
+		_, err = c.Store(ctx, &nats.Msg{Subject: fmt.Sprint("megaphone.registration.web01.b", i), Data: []byte("\n" + deep(n)), Header: nats.Header{
+			"ce-specversion": {"1.0"}, "ce-type": {events.TypeRegistered}, "ce-source": {"urn:x"}, "ce-id": {"1"},
+		}})
+		is.NoErr(err)
+	}
+	_, err := r.Register(ctx, polled("web01", "after"))
+	is.NoErr(err)
+	want := ids(r.Checks())
+	is.True(strings.Contains(want, "web01/b0") && strings.Contains(want, "web01/s0"))
+	b.end()
+	b.loseBus() // and the file has all that is registered
+	_, r = b.start()
+	is.Equal(ids(r.Checks()), want)
+	b.end()
+}

@@ -18,6 +18,34 @@ const ContentType = "application/cloudevents+json"
 // document, its message and room for attributes.
 const MaxEvent = 256 << 10
 
+// MaxDepth is how deeply an event, or a document in one, may be nested. Readers of JSON
+// allow ten thousand levels, of which whatever is put around them needs some.
+const MaxDepth = 1000
+
+// Deep reports whether JSON is nested more deeply than [MaxDepth].
+func Deep(b []byte) bool {
+	if len(b) <= MaxDepth {
+		return false // nearly all
+	}
+	now, quoted := 0, false
+	for i := 0; i < len(b); i++ {
+		switch c := b[i]; {
+		case quoted && c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '{', c == '[':
+			if now++; now > MaxDepth {
+				return true
+			}
+		case c == '}', c == ']':
+			now--
+		}
+	}
+	return false
+}
+
 // ErrEvent is wrapped by every error about bytes that are not a CloudEvent.
 var ErrEvent = errors.New("bad CloudEvent")
 

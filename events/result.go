@@ -90,6 +90,9 @@ func (r *Result) UnmarshalJSON(b []byte) error {
 	if len(r.Document) > MaxDocument {
 		return fmt.Errorf("%w: its document has %d bytes, %d are allowed", ErrResult, len(r.Document), MaxDocument)
 	}
+	if Deep(r.Document) {
+		return fmt.Errorf("%w: its document is nested more than %d levels deep", ErrResult, MaxDepth)
+	}
 	return nil
 }
 

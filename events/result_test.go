@@ -73,3 +73,17 @@ func FuzzResult(f *testing.F) {
 		}
 	})
 }
+
+// Whoever shows a document puts something around it, which is to be JSON for all
+// readers: it is not nested as deeply as these allow.
+func TestResultDeepDocument(t *testing.T) {
+	is := is.New(t)
+	for n, ok := range map[int]bool{events.MaxDepth: true, events.MaxDepth + 1: false, 9_990: false} {
+		data := `{"status":"OK","document":` + strings.Repeat("[", n) + strings.Repeat("]", n) + `}`
+		var r events.Result
+		is.Equal(json.Unmarshal([]byte(data), &r) == nil, ok)
+		_, _, _, err := events.DecodeResult([]byte(`{"specversion":"1.0","type":"megaphone.check.result.v1","source":"urn:x","id":"1","data":` + data + `}`))
+		is.Equal(err == nil, ok)
+	}
+	is.True(!events.Deep([]byte(`"` + strings.Repeat(`[\"`, events.MaxDepth) + `"`))) // that is text
+}
