@@ -15,6 +15,7 @@ import (
 const (
 	DefaultInterval    = 10 * time.Second
 	DefaultTimeout     = 10 * time.Second
+	MaxTimeout         = 5 * time.Minute // of what is polled over the network, whatever its registration says
 	DefaultConcurrency = 256
 	DefaultPerHost     = 32
 )

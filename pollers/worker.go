@@ -326,6 +326,8 @@ func (w *Worker) newTask(e bus.Entry) (*task, bool) {
 	var local *events.Registration
 	if r.Local() {
 		local = &r
+	} else { // anybody registers those: a thousand polls without end would leave no place for others
+		timeout = min(timeout, max(MaxTimeout, w.conf.Timeout))
 	}
 	return &task{
 		local: local,
