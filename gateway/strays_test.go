@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -47,4 +48,36 @@ func TestViewKeepsOverrides(t *testing.T) {
 	h, ok := v.Host("web02", time.Now())
 	is.True(ok)
 	is.Equal(h.Status, events.Critical)
+}
+
+// Anybody may push the largest document for each check there is, and for those that are
+// not: together they have a bound, and the newest stay.
+func TestViewBoundsDocuments(t *testing.T) {
+	is := is.New(t)
+	v, _ := viewOf(false)
+	v.most = 100 << 10
+	long := strings.Repeat("x", 1<<10)
+	push := func(host, check string, position uint64) {
+		v.ApplyResult(bus.Incoming{Host: host, Check: check, Position: position, Stored: time.Unix(int64(position), 0), ID: long, Result: events.Result{
+			Status: events.OK, Document: fmt.Appendf(nil, `"%d%s"`, position, long), Worker: long, Pool: long, Suspect: long, Origin: long,
+		}})
+	}
+	held := func() (documents, others int) {
+		for _, h := range v.hosts {
+			for _, c := range h.checks {
+				documents += c.weight()
+				for _, in := range c.early {
+					others += len(in.ID) + len(in.Result.Worker) + len(in.Result.Pool) + len(in.Result.Suspect) + len(in.Result.Origin)
+				}
+			}
+		}
+		return documents, others
+	}
+	for i := range uint64(1000) {
+		push("h", fmt.Sprint("c", i/2), i+1) // each of them twice
+	}
+	documents, others := held()
+	is.True(documents <= v.most+v.most/2+2<<10)
+	is.True(others <= 1000*events.MaxOrigin)
+	is.True(documents > 0)
 }

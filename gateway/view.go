@@ -42,7 +42,13 @@ type View struct {
 	changes atomic.Uint64 // counts what was applied
 
 	strays int // entries made for what is not registered, since the last sweep
+	most   int // bytes that documents may have together
+	fresh  int // bytes of documents that came since they were last counted
 }
+
+// maxDocuments is how many bytes of documents are kept: anybody may push one of 64 KiB
+// for each check that there is. Half as many may come before they are counted again.
+const maxDocuments = 256 << 20
 
 // maxStrays is how many checks are remembered that are not registered: anybody
 // may push for a name that the aggregator then refuses.
@@ -91,7 +97,7 @@ const maxEarly = 2
 // NewView makes an empty view; interval is that of polls whose registration
 // says none. reg may be nil for one that is only read.
 func NewView(reg Registrations, interval time.Duration) *View {
-	return &View{reg: reg, interval: interval, hosts: map[string]*hostEntry{}}
+	return &View{reg: reg, interval: interval, hosts: map[string]*hostEntry{}, most: maxDocuments}
 }
 
 // host returns the entry of a host, and makes it if need be. The caller holds mu.
@@ -243,7 +249,58 @@ func (v *View) ApplyResult(in bus.Incoming) {
 	defer v.mu.Unlock()
 	v.changes.Add(1)
 	h, c := v.named(in.Host, in.Check)
-	h.change(c, func() { c.count(in) })
+	h.change(c, func() { c.count(modest(in)) })
+	if v.fresh += len(in.Result.Document); v.fresh > v.most/2 {
+		v.lighten()
+	}
+}
+
+// modest is a result without what anybody may push at any length and nobody is shown.
+func modest(in bus.Incoming) bus.Incoming {
+	in.ID = ""
+	if !in.Polled {
+		in.Result.Worker, in.Result.Pool, in.Result.Suspect = "", "", ""
+		in.Result.Origin = events.Cut(in.Result.Origin, events.MaxOrigin)
+	}
+	return in
+}
+
+// lighten drops the oldest documents until half of what they may have is left, where
+// they have more.
+func (v *View) lighten() {
+	v.fresh = 0
+	var with []*checkEntry
+	total := 0
+	for _, h := range v.hosts {
+		for _, c := range h.checks {
+			if n := c.weight(); n > 0 {
+				with, total = append(with, c), total+n
+			}
+		}
+	}
+	if total <= v.most {
+		return
+	}
+	slices.SortFunc(with, func(a, b *checkEntry) int { return cmp.Compare(a.lastAt, b.lastAt) })
+	for _, c := range with {
+		if total <= v.most/2 {
+			return
+		}
+		total -= c.weight()
+		c.last.Document = nil
+		for i := range c.early {
+			c.early[i].Result.Document = nil
+		}
+	}
+}
+
+// weight is how many bytes the documents of a check have.
+func (c *checkEntry) weight() int {
+	n := len(c.last.Document)
+	for _, in := range c.early {
+		n += len(in.Result.Document)
+	}
+	return n
 }
 
 // named returns the entry of a host and, unless it is empty, of a check, for names
