@@ -67,7 +67,7 @@ func runProgram(ctx context.Context, t events.Target, o events.Options) Finding 
 			message = strings.TrimSuffix(message, "(no output)") + strings.TrimSpace(complaints.text())
 		}
 	}
-	return found(t, status, message, p)
+	return found(t, status, message, p.fit())
 }
 
 // cause is the innermost error: its message already says the rest.

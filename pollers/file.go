@@ -89,6 +89,7 @@ func statusFile(t events.Target, path string, v verdict) Finding {
 // word.
 func readStatusLine(body []byte) (r Reading, ok bool) {
 	line, _, _ := strings.Cut(strings.TrimSpace(strings.ToValidUTF8(string(body), "\uFFFD")), "\n")
+	line = strings.TrimSpace(line) // it may end in \r\n
 	end := strings.IndexAny(line+" ", " :-\t")
 	word, text := line[:end], strings.TrimLeft(line[end:], " :-\t")
 	s, err := events.ParseStatus(word)

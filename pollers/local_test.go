@@ -53,6 +53,9 @@ func TestExec(t *testing.T) {
 		"arguments":         {`printf '%s,' "$@"`, object{"args": []string{"-w", "80 %; id", "$(id)"}}, "OK -w,80 %; id,$(id),", ""}, // no shell
 		"environment":       {`env | sort | tr '\n' ' '`, object{"env": object{"TOKEN": "t"}}, "OK HOME=/ LC_ALL=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin PWD=/ TOKEN=t", ""},
 		"binary":            {`printf 'a\377b\0c'`, nil, "OK a\uFFFDb", ""},
+		"much HTML":         {`echo "well | a=1"; head -c 40000 /dev/zero | tr '\0' '<'`, nil, "OK well", `"output":"well","long_output":"\u003c`},
+		"much of a line":    {`head -c 40000 /dev/zero | tr '\0' '<'; echo '|a=1'`, nil, "OK <<<", `"perfdata":[{"label":"a","value":1}]`},
+		"many labels":       {`printf 'ok |'; for i in $(seq 200); do printf "'<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<$i'=1 "; done`, nil, "OK ok", `"output":"ok","perfdata":[{`},
 		"endless":           {"yes", nil, "Critical", ""},
 		"hangs":             {"sleep 60 & sleep 60; echo never", nil, "did not end in time and was killed", ""},
 		"leaves a daemon":   {"sleep 3 & echo done; exit 1", nil, "Warning done", ""},
@@ -166,6 +169,7 @@ func TestFile(t *testing.T) {
 		"both":          {object{"addr": "file:" + stamp, "size_critical_bytes": 5, "age_warning": "1h"}, "; " + stamp + " has 10 bytes, more than 5"},
 		"says OK":       {object{"addr": "file:" + write("a", "OK: all well\nmore", 0), "dialect": "status"}, "OK all well"},
 		"a bare word":   {object{"addr": "file:" + write("b", "warning\n", 0), "dialect": "status"}, "Warning Detected Warning state [no message specified]"},
+		"of Windows":    {object{"addr": "file:" + write("w", "OK\r\nmore\r\n", 0), "dialect": "status"}, "OK Detected OK state [no message specified]"},
 		"a code":        {object{"addr": "file:" + write("c", "2 disk full\n", 0), "dialect": "status"}, "Critical disk full"},
 		"a document":    {object{"addr": "file:" + write("d", okDocument, 0), "dialect": "status"}, "OK fine"},
 		"a path":        {object{"addr": "file:" + write("e", `{"a":{"b":"Warning"}}`, 0), "dialect": "status", "jsonpath": "a/b"}, "Warning Status from path a/b: Warning"},

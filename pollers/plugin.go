@@ -1,6 +1,7 @@
 package pollers
 
 import (
+	"encoding/json"
 	"strconv"
 	"strings"
 
@@ -39,6 +40,20 @@ func ReadPlugin(code int, out string) Plugin {
 	return Plugin{
 		ExitCode: code, Output: strings.TrimSpace(text), LongOutput: strings.TrimSpace(long),
 		Perfdata: perfdata(perf + " " + more),
+	}
+}
+
+// fit shortens what is too long for a document: JSON writes some characters, such
+// as the < of HTML, in six bytes. Texts go first.
+func (p Plugin) fit() Plugin {
+	for keep := maxOutput; ; keep /= 2 {
+		if b, err := json.Marshal(p); err != nil || len(b) <= events.MaxDocument {
+			return p
+		}
+		p.Output, p.LongOutput = events.Cut(p.Output, keep), events.Cut(p.LongOutput, keep)
+		if keep < maxErrors {
+			p.Perfdata = p.Perfdata[:len(p.Perfdata)/2]
+		}
 	}
 }
 
