@@ -751,8 +751,11 @@ func TestAggregator_SilenceIsToldAfterARestart(t *testing.T) {
 	w := f.watch()
 	for _, id := range []string{"silent", "alive"} {
 		f.register(events.Registration{Host: "web01", ID: id, TTL: events.Duration(time.Minute)})
-		f.push("web01", id, events.OK, time.Second)
+		f.push("web01", id, events.OK, time.Minute)
 		w.state("web01", id, events.OK, events.Live)
+	}
+	for _, id := range []string{"silent", "alive"} {
+		f.push("web01", id, events.OK, time.Second)
 	}
 	stop()
 	f.push("web01", "alive", events.OK, time.Minute)
