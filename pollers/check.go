@@ -55,7 +55,7 @@ func (n network) kinds() Kinds {
 		"grpcs":   optioned(n.grpc),
 		"exec":    hung.with(optioned(runProgram)),
 		"file":    hung.with(optioned(checkFile)),
-		"process": optioned((&processes{}).check),
+		"process": hung.with(optioned((&processes{}).check)), // /proc waits for a process whose memory is locked
 		"systemd": optioned(checkUnit),
 	}
 }

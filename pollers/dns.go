@@ -83,10 +83,11 @@ func (n network) ask(ctx context.Context, server string, q *dns.Msg) (*dns.Msg, 
 		answer, _, err = client.ExchangeWithConnContext(ctx, q, &dns.Conn{Conn: conn})
 		stop()
 		_ = conn.Close() // nothing is left to be sent
-		if err != nil {
+		cut := proto == "udp" && answer != nil && answer.Truncated
+		if err != nil && !cut { // of one that is cut the last record may be half a one
 			return nil, err
 		}
-		if !answer.Truncated {
+		if !cut {
 			break
 		}
 	}

@@ -37,12 +37,13 @@ func runProgram(ctx context.Context, t events.Target, o events.Options) Finding 
 	out, complaints := &head{limit: maxOutput}, &head{limit: maxErrors}
 	cmd.Stdout, cmd.Stderr = out, complaints
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	killed := false // not so where it has ended, and only what it left still holds its output
+	cmd.Cancel = func() error { killed = true; return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = execGrace
 	err := cmd.Run()
 	var exit *exec.ExitError
 	switch {
-	case ctx.Err() != nil:
+	case killed || cmd.ProcessState == nil && ctx.Err() != nil:
 		return failed(t, fmt.Errorf("%s did not end in time and was killed", path))
 	case cmd.ProcessState == nil:
 		f := failed(t, fmt.Errorf("run %s: %w", path, cause(err)))

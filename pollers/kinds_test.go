@@ -285,6 +285,17 @@ func dnsServer(t testing.TB) string {
 			for i := range 200 {
 				add(fmt.Sprintf("%s 60 IN A 192.0.2.%d", name, i))
 			}
+		case name == "cut.example.com.":
+			for i := range 20 {
+				add(fmt.Sprintf("%s 60 IN A 192.0.2.%d", name, i))
+			}
+			if _, udp := w.RemoteAddr().(*net.UDPAddr); udp {
+				m.Truncated = true
+				b, err := m.Pack()
+				must(t, err)
+				w.Write(b[:len(b)-3])
+				return
+			}
 		case name == "refused.example.com.":
 			m.Rcode = dns.RcodeRefused
 		case name != "www.example.com." && name != "example.com.":
@@ -336,6 +347,7 @@ func TestDNS(t *testing.T) {
 		"no such name": {"dns://" + s + "/nope.example.com", "Critical " + s + " answers NXDOMAIN for nope.example.com. A"},
 		"refused":      {"dns://" + s + "/refused.example.com", "answers REFUSED"},
 		"over TCP":     {object{"addr": "dns://" + s + "/big.example.com", "min_count": 200}, "OK "},
+		"cut anywhere": {object{"addr": "dns://" + s + "/cut.example.com", "min_count": 20}, "OK "},
 		"silence":      {"dns://" + silent.LocalAddr().String() + "/example.com", "Critical ask " + silent.LocalAddr().String() + " for example.com.: no answer in time"},
 		"metadata":     {"dns://169.254.169.253/example.com", "is link-local"},
 		"a bad type":   {object{"addr": "dns://" + s + "/example.com", "type": "XX"}, "not a type of record"},

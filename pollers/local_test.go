@@ -107,6 +107,29 @@ func TestExecKillsTheGroup(t *testing.T) {
 	}
 }
 
+// A plugin that has ended was not too slow because a daemon that it left still
+// holds its output when its time is over.
+func TestExecEndsBeforeItsTime(t *testing.T) {
+	is := is.New(t)
+	file := filepath.Join(t.TempDir(), "pid")
+	path := script(t, `sleep 5 & echo done; echo $$ > `+file)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	kinds, done := pollers.KindsOf(pollers.Config{})
+	defer done()
+	found := make(chan pollers.Finding, 1)
+	go func() { found <- kinds.Check(ctx, events.Target{Addr: "exec:" + path}) }()
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		pid, _ := os.ReadFile(file) // not there yet
+		if _, err := os.Stat("/proc/" + strings.TrimSpace(string(pid))); strings.HasSuffix(string(pid), "\n") && err != nil {
+			break
+		}
+		is.True(time.Now().Before(end)) // it has ended, and was waited for
+	}
+	cancel()
+	is.Equal(says(<-found), "OK done")
+}
+
 func TestReadPlugin(t *testing.T) {
 	one := func(label string, value float64, unit string) []pollers.Measurement {
 		return []pollers.Measurement{{Label: label, Value: &value, Unit: unit}}

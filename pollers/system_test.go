@@ -1,6 +1,7 @@
 package pollers_test
 
 import (
+	"context"
 	"net"
 	"os"
 	"os/exec"
@@ -85,9 +86,38 @@ func TestProcess(t *testing.T) {
 	}
 }
 
+// A read in /proc may wait for a process that hangs itself, and nothing can
+// interrupt it.
+func TestProcessHangs(t *testing.T) {
+	is := is.New(t)
+	proc := t.TempDir()
+	one := filepath.Join(proc, strconv.Itoa(os.Getpid())) // one that is known to run
+	is.NoErr(os.Mkdir(one, 0o700))
+	status := filepath.Join(one, "status")
+	is.NoErr(syscall.Mkfifo(status, 0o600))
+	t.Setenv("HOST_PROC", proc)
+	kinds, done := pollers.KindsOf(pollers.Config{})
+	defer done()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	found := make(chan pollers.Finding, 1)
+	go func() { found <- kinds.Check(ctx, target("process:x")) }()
+	select {
+	case f := <-found:
+		is.Equal(says(f), "Critical the system does not answer: it hangs")
+	case <-time.After(20 * time.Second):
+		t.Error("it waits for ever")
+	}
+	writer, err := os.OpenFile(status, os.O_RDWR, 0) // whoever waits goes on
+	is.NoErr(err)
+	is.NoErr(os.RemoveAll(one))
+	is.NoErr(writer.Close())
+}
+
 func TestSystemd(t *testing.T) {
 	systemdtest.Start(t, real(t, "dbus-daemon"), map[string]string{
 		"nginx.service": "active/running", "db.service": "failed/failed", "slow.service": "activating/start", "backup.service": "inactive/dead", "my-app.timer": "active/waiting",
+		"vpn@example.com.service": "active/running",
 	})
 	for name, tt := range map[string]struct {
 		url  any
@@ -95,6 +125,7 @@ func TestSystemd(t *testing.T) {
 	}{
 		"active":       {"systemd:nginx.service", "OK nginx.service is active (running)"},
 		"short":        {"systemd:nginx", "OK nginx.service is active (running)"},
+		"an instance":  {"systemd:vpn@example.com", "OK vpn@example.com.service is active (running)"},
 		"failed":       {"systemd:db.service", "Critical db.service is failed (failed)"},
 		"activating":   {"systemd:slow.service", "Warning slow.service is activating (start)"},
 		"inactive":     {"systemd:backup.service", "Critical backup.service is inactive (dead)"},

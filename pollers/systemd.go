@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -24,7 +26,7 @@ type unitSeen struct {
 // checkUnit asks systemd for the state of a unit, over D-Bus.
 func checkUnit(ctx context.Context, t events.Target, o events.Options) Finding {
 	unit := events.LocalPath(t.Addr)
-	if !strings.Contains(unit, ".") {
+	if !slices.Contains(unitTypes, path.Ext(unit)) {
 		unit += ".service" // as systemctl does
 	}
 	properties, err := unitProperties(ctx, unit)
@@ -37,6 +39,12 @@ func checkUnit(ctx context.Context, t events.Target, o events.Options) Finding {
 	}
 	seen := unitSeen{unit, text("Description"), text("LoadState"), text("ActiveState"), text("SubState")}
 	return judgeUnit(t, o, seen)
+}
+
+// unitTypes are the ends of units' names: other dots belong to a name, as in that
+// of an instance, vpn@example.com.
+var unitTypes = []string{
+	".service", ".socket", ".target", ".device", ".mount", ".automount", ".swap", ".timer", ".path", ".slice", ".scope",
 }
 
 // systemBus is where the system's bus is, unless the environment says otherwise.
@@ -68,14 +76,14 @@ func onSystemBus(ctx context.Context, ask func(*dbus.Conn) error) error {
 	if address == "" {
 		address = systemBus
 	}
-	path, ok := strings.CutPrefix(address, "unix:path=")
+	socket, ok := strings.CutPrefix(address, "unix:path=")
 	if !ok {
 		return fmt.Errorf("%q is not unix:path=PATH", address)
 	}
-	path, _, _ = strings.Cut(path, ",")
-	raw, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
+	socket, _, _ = strings.Cut(socket, ",")
+	raw, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	if err != nil {
-		return plainly(ctx, path, err)
+		return plainly(ctx, socket, err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = raw.Close() }) // it is given up
 	defer stop()
@@ -85,10 +93,10 @@ func onSystemBus(ctx context.Context, ask func(*dbus.Conn) error) error {
 	}
 	defer conn.Close()
 	if err := conn.Auth([]dbus.Auth{dbus.AuthExternal(strconv.Itoa(os.Geteuid()))}); err != nil {
-		return plainly(ctx, path, err)
+		return plainly(ctx, socket, err)
 	}
 	if err := conn.Hello(); err != nil {
-		return plainly(ctx, path, err)
+		return plainly(ctx, socket, err)
 	}
 	return ask(conn)
 }

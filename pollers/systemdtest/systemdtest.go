@@ -85,7 +85,7 @@ func (m *Manager) export(unit, load, active, sub string) {
 }
 
 func path(unit string) dbus.ObjectPath {
-	return dbus.ObjectPath("/org/freedesktop/systemd1/unit/" + strings.NewReplacer(".", "_2e", "-", "_2d").Replace(unit))
+	return dbus.ObjectPath("/org/freedesktop/systemd1/unit/" + strings.NewReplacer(".", "_2e", "-", "_2d", "@", "_40").Replace(unit))
 }
 
 // methods are those of org.freedesktop.systemd1.Manager.
