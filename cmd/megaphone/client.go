@@ -11,6 +11,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"github.com/nats-io/nats.go"
 	"github.com/spf13/cobra"
@@ -120,16 +121,25 @@ func (c *client) on(ctx context.Context, conn *bus.Conn) (string, error) {
 	return machineHost(os.Hostname)
 }
 
-// table writes rows of columns separated by tabs, aligned.
+// table writes rows of columns separated by tabs, aligned. Whoever pushes chooses
+// a message: what would move the terminal's cursor, or begin a row, is a "?".
 func table(w io.Writer, rows ...[]string) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, row := range rows {
 		for i, cell := range row {
-			row[i] = strings.NewReplacer("\t", " ", "\n", "; ", "\r", "").Replace(cell)
+			cell = strings.NewReplacer("\t", " ", "\n", "; ", "\r", "").Replace(cell)
+			row[i] = strings.Map(visible, cell)
 		}
 		fmt.Fprintln(t, strings.TrimRight(strings.Join(row, "\t"), "\t"))
 	}
 	return t.Flush()
+}
+
+func visible(r rune) rune {
+	if unicode.IsControl(r) {
+		return '?'
+	}
+	return r
 }
 
 func printJSON(w io.Writer, v any) error {

@@ -211,3 +211,11 @@ func TestSampleSettings(t *testing.T) {
 		}
 	})
 }
+
+// A network that is denied is denied however it is written.
+func TestPrefixesOfMappedAddresses(t *testing.T) {
+	is := is.New(t)
+	var v prefixesValue
+	is.NoErr(v.Set("::ffff:10.0.0.0/104, ::ffff:192.0.2.1, ::ffff:0:0/96, fd00::/8, 2001:db8::1"))
+	is.Equal(v.String(), "10.0.0.0/8,192.0.2.1/32,0.0.0.0/0,fd00::/8,2001:db8::1/128")
+}

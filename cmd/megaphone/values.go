@@ -112,17 +112,26 @@ func (v *prefixesValue) Set(s string) error {
 	networks := []netip.Prefix{}
 	for _, text := range split(s) {
 		if addr, err := netip.ParseAddr(text); err == nil {
-			networks = append(networks, netip.PrefixFrom(addr, addr.BitLen()))
+			networks = append(networks, netip.PrefixFrom(addr.Unmap(), addr.Unmap().BitLen()))
 			continue
 		}
 		p, err := netip.ParsePrefix(text)
 		if err != nil {
 			return fmt.Errorf("%q is no network; write it as 10.0.0.0/8", text)
 		}
-		networks = append(networks, p.Masked())
+		networks = append(networks, unmapped(p.Masked()))
 	}
 	*v = networks
 	return nil
+}
+
+// unmapped is a network of IPv4 that is written as one of IPv6, ::ffff:10.0.0.0/104:
+// whoever compares has addresses of IPv4, which would be in none of these.
+func unmapped(p netip.Prefix) netip.Prefix {
+	if p.Addr().Is4In6() && p.Bits() >= 96 {
+		return netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+	}
+	return p
 }
 
 // manyValue is a listValue of which there may be more than one.
