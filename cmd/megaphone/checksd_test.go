@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -230,4 +231,28 @@ func TestChecksDFollows(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
+}
+
+// A pipe among the files has no end that could be waited for: neither the start
+// nor the other files wait.
+func TestChecksDPipe(t *testing.T) {
+	is := is.New(t)
+	dir := t.TempDir()
+	pipe := filepath.Join(dir, "a.json")
+	is.NoErr(syscall.Mkfifo(pipe, 0o600))
+	is.NoErr(os.WriteFile(filepath.Join(dir, "b.json"), []byte(`{"id":"db","url":"file:/tmp/x"}`), 0o600))
+	d := newChecksDir(dir, "web01", true, nil, slog.New(slog.DiscardHandler))
+	done := make(chan struct{})
+	go func() { defer close(done); d.Sync(t.Context()) }()
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		t.Error("it waits for the pipe")
+		writer, err := os.OpenFile(pipe, os.O_RDWR, 0) // whoever waits goes on
+		is.NoErr(err)
+		is.NoErr(writer.Close())
+		<-done
+	}
+	_, ok := d.local.Get("web01", "db")
+	is.True(ok)
 }

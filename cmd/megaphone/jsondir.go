@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -116,11 +117,14 @@ func (d *jsonDir) files() ([]string, error) {
 // readList reads a file that holds one JSON object or a list of them. Members
 // that do not exist are refused: they are slips of the pen.
 func readList[T any](d *jsonDir, name, what string) ([]T, error) {
-	f, err := os.Open(filepath.Join(d.path, name))
+	f, err := os.OpenFile(filepath.Join(d.path, name), os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe would wait for its writer
 	if err != nil {
 		return nil, cause(err)
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, errors.New("it is not a regular file")
+	}
 	b, err := io.ReadAll(io.LimitReader(f, maxJSONFile+1))
 	switch {
 	case err != nil:
