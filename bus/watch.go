@@ -244,7 +244,9 @@ func (w *watcher) advance(ctx context.Context, cons jetstream.Consumer) error {
 }
 
 func (w *watcher) config() jetstream.OrderedConsumerConfig {
-	cfg := jetstream.OrderedConsumerConfig{FilterSubjects: w.o.Filter.Subjects(), InactiveThreshold: time.Minute}
+	// The client tries a lost consumer once, not for ever: it would do so past the end
+	// of its context, and say nothing of a stream that is gone.
+	cfg := jetstream.OrderedConsumerConfig{FilterSubjects: w.o.Filter.Subjects(), InactiveThreshold: time.Minute, MaxResetAttempts: 1}
 	switch {
 	case w.resume:
 		cfg.DeliverPolicy, cfg.OptStartSeq = jetstream.DeliverByStartSequencePolicy, w.next

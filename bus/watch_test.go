@@ -227,6 +227,53 @@ func TestWatchSurvivesTheLossOfEverything(t *testing.T) {
 	is.Equal(<-got, "web01.db#2")
 }
 
+// A watch whose stream is gone says so, ends when it is told to, and goes on where
+// the stream comes back.
+func TestWatchWithoutItsStream(t *testing.T) {
+	is := is.New(t)
+	s := bustest.Start(t)
+	role, err := bus.New(bustest.ConnectRole(t, s))
+	is.NoErr(err)
+	is.NoErr(role.Setup(t.Context(), bus.StreamOptions{}))
+	for _, again := range []bool{false, true} {
+		missing := make(logged, 100)
+		c, err := bus.Connect(t.Context(), s.URL(), bus.WithLogger(slog.New(slog.NewTextHandler(missing, nil))))
+		is.NoErr(err)
+		defer c.Close()
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		got := make(chan string, 10)
+		go func() {
+			defer close(got)
+			for ch, err := range c.Watch(ctx, bus.WatchOptions{FromStart: true}) {
+				if err != nil {
+					got <- "gap"
+					continue
+				}
+				got <- ch.Event.ID()
+			}
+		}()
+		commit(t, role, "web01", "db", 1)
+		is.Equal(<-got, "web01.db#1")
+		is.NoErr(role.JetStream().DeleteStream(t.Context(), bus.StreamChanges))
+		for line := range missing {
+			if strings.Contains(line, "stream not found") {
+				break
+			}
+		}
+		if again {
+			is.NoErr(role.Setup(t.Context(), bus.StreamOptions{}))
+			commit(t, role, "web01", "db", 1)
+			is.Equal(<-got, "gap")
+			is.Equal(<-got, "web01.db#1")
+		}
+		cancel()
+		_, more := <-got
+		is.True(!more)
+		is.NoErr(role.Setup(t.Context(), bus.StreamOptions{}))
+	}
+}
+
 // logged takes the lines of a log, as far as there is room.
 type logged chan string
 

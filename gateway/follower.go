@@ -201,7 +201,7 @@ func (f *Follower) readReports(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, reportPatience)
 	defer cancel()
 	cons, err := f.conn.JetStream().OrderedConsumer(ctx, bus.StreamResults, jetstream.OrderedConsumerConfig{
-		FilterSubjects: []string{events.ReportSubjects}, DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &from,
+		FilterSubjects: []string{events.ReportSubjects}, DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &from, MaxResetAttempts: 1,
 	})
 	if err != nil {
 		f.log.Debug("the last reports are not read", "error", err)
@@ -320,7 +320,8 @@ func (f *Follower) keptChanges(ctx context.Context, stream jetstream.Stream) (ui
 }
 
 func (s *source) config() jetstream.OrderedConsumerConfig {
-	cfg := jetstream.OrderedConsumerConfig{FilterSubjects: s.subjects, DeliverPolicy: s.policy, InactiveThreshold: time.Minute}
+	// One attempt: for ever, as by default, is past the end of any context.
+	cfg := jetstream.OrderedConsumerConfig{FilterSubjects: s.subjects, DeliverPolicy: s.policy, InactiveThreshold: time.Minute, MaxResetAttempts: 1}
 	if s.next > 0 {
 		cfg.DeliverPolicy, cfg.OptStartSeq = jetstream.DeliverByStartSequencePolicy, s.next
 	}
