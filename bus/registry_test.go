@@ -18,6 +18,7 @@ import (
 	"github.com/looprock/megaphone/events"
 	"github.com/matryer/is"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // registry is a running registry, and how to stop it before the test ends.
@@ -704,7 +705,7 @@ func TestRegistryLimitsChecks(t *testing.T) {
 	for n := range bus.MaxChecks + bus.MaxChecks/10 {
 		_, err := c.JetStream().PublishMsgAsync(&nats.Msg{
 			Subject: fmt.Sprint("megaphone.registration.web01.c", n), Data: []byte(`{"specversion":"1.0","type":"megaphone.check.registered.v1","source":"x","id":"1","data":{"ttl":60}}`),
-		})
+		}, jetstream.WithStallWait(time.Minute))
 		is.NoErr(err)
 	}
 	<-c.JetStream().PublishAsyncComplete()

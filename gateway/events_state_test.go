@@ -173,7 +173,7 @@ func TestGetEventsSlowClient(t *testing.T) {
 	for i := range n {
 		s := live("web01", "a", 1, events.Statuses()[i%4], text, uint64(i+1))
 		tr := events.Transition{Host: "web01", Check: "a", Number: uint64(i + 1), Current: s.Moment(), Message: text}
-		_, err := r.conn.JetStream().PublishMsgAsync(r.message(events.CommitSubject("web01", "a"), events.TypeCheckChanged, tr, s))
+		_, err := r.conn.JetStream().PublishMsgAsync(r.message(events.CommitSubject("web01", "a"), events.TypeCheckChanged, tr, s), jetstream.WithStallWait(time.Minute))
 		is.NoErr(err)
 	}
 	<-r.conn.JetStream().PublishAsyncComplete()
