@@ -44,7 +44,7 @@ func passGate(nc *nats.Conn, m *nats.Msg) {
 		return
 	}
 	if err := gateRoom(nc, request.Subject); err != nil {
-		_ = m.Respond(gateRefusal(503, err))
+		_ = m.Respond(gateRefusal(503, err)) // as above
 		return
 	}
 	answer, err := nc.RequestMsg(request, gateTimeout)
