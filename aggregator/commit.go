@@ -176,7 +176,7 @@ func (p *partition) store(ctx context.Context, host, check string, state any, go
 		opts = append(opts, jetstream.WithMsgTTL(events.TombstoneKept))
 	}
 	_, err = p.write(ctx, msg, opts...)
-	if full(err) {
+	if bus.StreamFull(err) {
 		return errNoRoom
 	}
 	return err
@@ -213,7 +213,7 @@ func (p *partition) checkpoint(ctx context.Context) error {
 		delete(p.dirty, r)
 	}
 	ckpt := events.Checkpoint{V: events.RecordVersion, Results: p.results, Stored: p.storedAt, Changes: p.changes, Time: events.At(p.now)}
-	if err := p.storeCheckpoint(ctx, ckpt); full(err) {
+	if err := p.storeCheckpoint(ctx, ckpt); bus.StreamFull(err) {
 		return nil
 	} else if err != nil {
 		return err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/looprock/megaphone/bus"
@@ -206,31 +205,18 @@ func (p *partition) registerPushed(ctx context.Context, r events.Registration, p
 		return "", nil
 	}
 	err = p.announce(ctx, events.RegistrationSubject(r.Host, r.ID), events.TypeRegistered, r.Host, r.ID, r, last)
-	if full(err) { // others are not to wait for room
+	if bus.StreamFull(err) { // others are not to wait for room
 		return bus.ErrFull.Error(), nil
 	}
 	return "", err
 }
-
-// full reports whether a stream is as large as it may be. That a disk cannot be
-// written to is something else: then no partition goes on.
-func full(err error) bool {
-	var api *jetstream.APIError
-	return errors.As(err, &api) && (api.ErrorCode == storageExceeded || api.ErrorCode == storeFailed && strings.Contains(api.Description, "maximum"))
-}
-
-// Error codes of the server.
-const (
-	storageExceeded = 10047
-	storeFailed     = 10077
-)
 
 // retire deregisters a check whose service went away without a word.
 func (p *partition) retire(ctx context.Context, c *check, reason string) error {
 	s := c.state
 	d := events.Deregistration{Host: s.Host, Check: s.Check, Reason: reason, By: OriginPush}
 	err := p.announce(ctx, events.RegistrationSubject(s.Host, s.Check), events.TypeDeregistered, s.Host, s.Check, d, s.Reg)
-	if full(err) { // the event is a little larger than the one that it replaces
+	if bus.StreamFull(err) { // the event is a little larger than the one that it replaces
 		p.log.Warn("a check without pushes stays registered until the next takeover", "host", s.Host, "check", s.Check, "error", err)
 		p.agenda.drop(c) // else it would be due again and again
 		return nil
@@ -269,8 +255,7 @@ func (p *partition) announce(ctx context.Context, subject, kind, host, check str
 		return err
 	}
 	position, err := p.write(ctx, bus.Message(subject, b), jetstream.WithExpectLastSequencePerSubject(last))
-	var api *jetstream.APIError
-	if errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == wrongSequenceConstant) {
+	if bus.WrongSequence(err) {
 		if position, _, err = p.lastOn(ctx, subject); err != nil {
 			return err
 		}
@@ -281,10 +266,6 @@ func (p *partition) announce(ctx context.Context, subject, kind, host, check str
 	}
 	return p.await(ctx, position)
 }
-
-// wrongSequenceConstant is error 10164 of the server: an expectation failed
-// because another write of the subject is in flight.
-const wrongSequenceConstant = 10164
 
 // lastOn is the position of the last message among the registrations on a
 // subject, 0 if there is none, and when it was stored if it ended a registration.

@@ -45,7 +45,7 @@ func (t *tenure) run(ctx context.Context, hold func(context.Context, Lease)) {
 	}
 	if err := t.acquire(ctx, valid); err != nil {
 		t.again = time.Now().Add(leaseAgain)
-		if !wrongSequence(err) && ctx.Err() == nil {
+		if !WrongSequence(err) && ctx.Err() == nil {
 			t.l.log.Debug("lease was not taken", "partition", t.partition, "error", err)
 		}
 		return
@@ -112,7 +112,7 @@ func (t *tenure) keep(ctx context.Context, cancel func(), valid *validity, done 
 			case err == nil:
 				fence.Reset(valid.left())
 				renew.Reset(leaseRenew)
-			case wrongSequence(err):
+			case WrongSequence(err):
 				lost = true
 				valid.end()
 				cancel()
@@ -137,7 +137,7 @@ func (t *tenure) acquire(ctx context.Context, valid *validity) error {
 		expect = 0 // only if the server has forgotten it
 	}
 	err := t.put(ctx, valid, expect)
-	if wrongSequence(err) && !t.row.held && expect > 0 {
+	if WrongSequence(err) && !t.row.held && expect > 0 {
 		err = t.put(ctx, valid, 0) // the mark of its end is forgotten by now
 	}
 	t.lease.Epoch = t.revision

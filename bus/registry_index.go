@@ -38,7 +38,7 @@ func readRecord(m Msg, position uint64, stored time.Time) (record, event.Event, 
 	if r.addr, err = events.ParseSubject(m.Subject()); err != nil {
 		return r, event.Event{}, err
 	}
-	if events.Deep(m.Data()) { // a line of the file, which is around it, could not be written
+	if events.Deeper(m.Data(), events.MaxDepth) { // a line of the file, which is around it, could not be written
 		return r, event.Event{}, fmt.Errorf("%w: nested more than %d levels deep", events.ErrEvent, events.MaxDepth)
 	}
 	kind := r.addr.Kind

@@ -363,7 +363,7 @@ func (l *loading) refill(ctx context.Context, lines []journalLine) error {
 			case a := <-ack.Ok():
 				last = max(last, a.Sequence)
 			case err := <-ack.Err():
-				if !wrongSequence(err) {
+				if !WrongSequence(err) {
 					return fmt.Errorf("refill %s: %w", chunk[i].Subject, err)
 				}
 			case <-ctx.Done():
@@ -404,7 +404,7 @@ func (l *loading) fromCache(ctx context.Context, known map[string]bool) (n int, 
 			id = ""
 		}
 		position, err := r.publish(ctx, subject, kind, r.o.Local, id, data, jetstream.WithExpectLastSequencePerSubject(0))
-		if wrongSequence(err) {
+		if WrongSequence(err) {
 			continue // registered meanwhile
 		}
 		if err != nil {
@@ -431,7 +431,9 @@ func (r *Registry) publish(ctx context.Context, subject, kind, host, check strin
 	return r.c.Store(ctx, Message(subject, b), append(opts, jetstream.WithMsgID(h.ID))...)
 }
 
-func wrongSequence(err error) bool {
+// WrongSequence reports whether a write was refused because something else was stored
+// since, or is being stored: its expectation failed.
+func WrongSequence(err error) bool {
 	var api *jetstream.APIError
 	return errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == wrongSequenceConstant)
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/looprock/megaphone/events"
@@ -261,6 +262,13 @@ func stored(err error) error {
 	return err
 }
 
+// StreamFull reports whether a stream refused a write because it is as large as it may
+// be. That a disk cannot be written to is something else.
+func StreamFull(err error) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && (api.ErrorCode == codeStorageExceeded || api.ErrorCode == codeStoreFailed && strings.Contains(api.Description, "maximum"))
+}
+
 // Restore puts back what was valid on a subject before the invalid event at a
 // position; where nothing was, it ends the subject, so that the invalid event is
 // gone. It does nothing if something else was stored on the subject since. One
@@ -272,7 +280,7 @@ func (r *Registry) Restore(ctx context.Context, subject string, invalid uint64) 
 	}
 	kind, data := r.former(subject, a)
 	_, err = r.publish(ctx, subject, kind, a.Host, a.Check, data, jetstream.WithExpectLastSequencePerSubject(invalid))
-	if err != nil && !wrongSequence(err) {
+	if err != nil && !WrongSequence(err) {
 		return fmt.Errorf("restore %s: %w", subject, stored(err))
 	}
 	return nil

@@ -22,9 +22,9 @@ const MaxEvent = 256 << 10
 // allow ten thousand levels, of which whatever is put around them needs some.
 const MaxDepth = 1000
 
-// Deep reports whether JSON is nested more deeply than [MaxDepth].
-func Deep(b []byte) bool {
-	if len(b) <= MaxDepth {
+// Deeper reports whether JSON is nested more deeply than so many levels.
+func Deeper(b []byte, levels int) bool {
+	if len(b) <= levels {
 		return false // nearly all
 	}
 	now, quoted := 0, false
@@ -36,7 +36,7 @@ func Deep(b []byte) bool {
 			quoted = !quoted
 		case quoted:
 		case c == '{', c == '[':
-			if now++; now > MaxDepth {
+			if now++; now > levels {
 				return true
 			}
 		case c == '}', c == ']':

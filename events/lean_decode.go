@@ -156,7 +156,7 @@ func resultAt(b []byte, i int, r *Result) (end int) {
 			bit = 4
 			r.LatencySeconds, ok = plainFloat(value)
 		case "document":
-			bit, ok, r.Document = 8, string(value) != "null" && len(value) <= MaxDocument && !Deep(value), value
+			bit, ok, r.Document = 8, string(value) != "null" && len(value) <= MaxDocument && !Deeper(value, MaxDepth), value
 		case "worker":
 			bit = 16
 			r.Worker, ok = plainString(value)

@@ -90,7 +90,7 @@ func (r *Result) UnmarshalJSON(b []byte) error {
 	if len(r.Document) > MaxDocument {
 		return fmt.Errorf("%w: its document has %d bytes, %d are allowed", ErrResult, len(r.Document), MaxDocument)
 	}
-	if Deep(r.Document) {
+	if Deeper(r.Document, MaxDepth) {
 		return fmt.Errorf("%w: its document is nested more than %d levels deep", ErrResult, MaxDepth)
 	}
 	return nil

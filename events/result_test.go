@@ -85,5 +85,5 @@ func TestResultDeepDocument(t *testing.T) {
 		_, _, _, err := events.DecodeResult([]byte(`{"specversion":"1.0","type":"megaphone.check.result.v1","source":"urn:x","id":"1","data":` + data + `}`))
 		is.Equal(err == nil, ok)
 	}
-	is.True(!events.Deep([]byte(`"` + strings.Repeat(`[\"`, events.MaxDepth) + `"`))) // that is text
+	is.True(!events.Deeper([]byte(`"`+strings.Repeat(`[\"`, events.MaxDepth)+`"`), events.MaxDepth)) // that is text
 }

@@ -98,30 +98,10 @@ func clean(body []byte) (doc json.RawMessage, ok bool) {
 	if !utf8.Valid(body) {
 		body = bytes.ToValidUTF8(body, []byte("\uFFFD"))
 	}
-	if !json.Valid(body) || depth(body) > maxDepth {
+	if !json.Valid(body) || events.Deeper(body, maxDepth) {
 		return nil, false
 	}
 	return bytes.TrimSpace(body), true
-}
-
-// depth returns how deeply valid JSON is nested.
-func depth(doc []byte) int {
-	deepest, now, quoted := 0, 0, false
-	for i := 0; i < len(doc); i++ {
-		switch c := doc[i]; {
-		case quoted && c == '\\':
-			i++
-		case c == '"':
-			quoted = !quoted
-		case quoted:
-		case c == '{', c == '[':
-			now++
-			deepest = max(deepest, now)
-		case c == '}', c == ']':
-			now--
-		}
-	}
-	return deepest
 }
 
 // judge reads status and message of a valid document.
